@@ -1,0 +1,205 @@
+"""Configuration: frozen dataclasses that go to JSON and back. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+from clipsonic.errors import ConfigError, SettingsError
+
+METHODS = ("iq", "zs", "pd", "sd")
+SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "ddim", "ddpm", "heun", "euler")
+MAX_PROMPT_LENGTH = 500
+MAX_STEPS = 1000
+MAX_AUDIOS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A part's settings; subclasses only declare fields."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from plain JSON values.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value has the wrong type.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(fields)):
+            raise ConfigError(f"{cls.__name__} has no setting {', '.join(unknown)}; allowed: {', '.join(fields)}")
+        required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+        if missing := sorted(required - set(values)):
+            raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}; add it to the file")
+        hints = get_type_hints(cls)
+        return cls(**{name: _from_json(hints[name], value, f"{cls.__name__}.{name}") for name, value in values.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a JSON file.
+
+        Raises:
+            ConfigError: The file is missing or is not JSON of this configuration.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {path}: {error}; expected a JSON file") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds {type(values).__name__}, expected a JSON object")
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` takes back."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Return the settings as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    """Turn a JSON value into what the field's type asks for, or say why not."""
+    if isinstance(hint, type) and issubclass(hint, Config):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} is {value!r}, expected an object")
+        return hint.from_dict(value)
+    if getattr(hint, "__origin__", None) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} is {value!r}, expected a list")
+        return tuple(_from_json(hint.__args__[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ConfigError(f"{where} is {value!r}, expected {hint.__name__}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelConfig(Config):
+    """The mel-spectrogram every part agrees on: BigVGAN-v2 `22khz_80band_fmax8k_256x`."""
+
+    sample_rate: int = 22050
+    n_fft: int = 1024
+    hop_length: int = 256
+    n_mels: int = 80
+    fmin: float = 0.0
+    fmax: float = 8000.0
+    floor: float = 1e-5
+    """Magnitudes are clamped here before the natural logarithm."""
+
+    def frames(self, duration_s: float) -> int:
+        """Return the number of mel frames that `duration_s` seconds span, rounded to the nearest."""
+        return round(duration_s * self.sample_rate / self.hop_length)
+
+    def duration_s(self, frames: int) -> float:
+        """Return the seconds that `frames` mel frames span."""
+        return frames * self.hop_length / self.sample_rate
+
+    @property
+    def log_floor(self) -> float:
+        """The natural logarithm of `floor`: the value of silence in a log-mel."""
+        return math.log(self.floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(Config):
+    """The diffusion U-Net over folded log-mels."""
+
+    embedding_dim: int
+    n_mels: int = 80
+    frames: int = 352
+    fold: tuple[int, ...] = (4, 4)
+    """Mel bands × frames that one position of the U-Net sees."""
+    channels: tuple[int, ...] = (128, 256, 384)
+    layers_per_block: int = 1
+    attention: tuple[bool, ...] = (False, False, True)
+    head_dim: int = 64
+    mel_mean: float = -5.0
+    mel_std: float = 3.0
+    mel_floor: float = -9.0
+    """Natural log; what lies below is inaudible and is drawn as this value while denoising."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig(Config):
+    """The diffusion prior: diffusers' `PriorTransformer` from text to image embeddings."""
+
+    embedding_dim: int
+    num_layers: int = 6
+    num_attention_heads: int = 8
+    attention_head_dim: int = 64
+    num_embeddings: int = 1
+    """Text tokens that the prior sees beside the pooled text embedding."""
+    normalized: bool = True
+    """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
+    scale: float = 1.0
+    """Embeddings are multiplied by this inside the prior, so that a coordinate has about unit variance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderConfig(Config):
+    """The light vocoder: a Vocos-style ConvNeXt backbone with an inverse-STFT head."""
+
+    mel: MelConfig = field(default_factory=MelConfig)
+    dim: int = 384
+    intermediate_dim: int = 1152
+    num_layers: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(Config):
+    """What one request may set; the app, the command line and Python take these names and defaults.
+
+    Raises:
+        SettingsError: On construction, for a value outside its range.
+    """
+
+    methods: tuple[str, ...] = ("zs", "pd")
+    sampler: str = "dpmpp-2m"
+    num_inference_steps: int = 25
+    guidance_scale: float = 3.0
+    negative_prompt: str = ""
+    prior_num_inference_steps: int = 25
+    prior_guidance_scale: float = 2.0
+    template: str = "a photo of {}"
+    num_audios: int = 1
+    """Variations of each query; variation k uses seed + k."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(bool(self.methods), "methods", self.methods, f"at least one of {', '.join(METHODS)}")
+        for method in self.methods:
+            _check(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
+        _check(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
+        _check(self.sampler in SAMPLERS, "sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
+        _check_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
+        _check_int("prior_num_inference_steps", self.prior_num_inference_steps, 1, MAX_STEPS)
+        _check_int("num_audios", self.num_audios, 1, MAX_AUDIOS)
+        _check_int("seed", self.seed, 0, 2**32 - 1)
+        _check_number("guidance_scale", self.guidance_scale, 0.0, 30.0)
+        _check_number("prior_guidance_scale", self.prior_guidance_scale, 0.0, 30.0)
+        _check(isinstance(self.template, str) and self.template.count("{}") == 1 and self.template.count("{") == 1
+               and self.template.count("}") == 1 and len(self.template) <= MAX_PROMPT_LENGTH,
+               "template", self.template, "a text with {} exactly once where the prompt goes, such as 'a photo of {}'")
+        _check(isinstance(self.negative_prompt, str) and len(self.negative_prompt) <= MAX_PROMPT_LENGTH,
+               "negative_prompt", str(self.negative_prompt)[:40], f"a text of at most {MAX_PROMPT_LENGTH} characters")
+
+
+def _check(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise SettingsError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _check(ok, name, value, f"a whole number from {low} to {high}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    _check(ok, name, value, f"a number from {low:g} to {high:g}")

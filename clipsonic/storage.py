@@ -1,0 +1,92 @@
+"""Files written whole or not at all, and weights kept as safetensors beside their config."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clipsonic.config import Config
+from clipsonic.errors import CheckpointError, OutputError
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` if the block succeeds and vanishes if it does not.
+
+    The temporary file lies in the same folder and keeps the suffix, so that writers that look at it work.
+
+    Raises:
+        OutputError: The folder cannot be written to or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=f".part{path.suffix}", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose a writable folder") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_part(module: torch.nn.Module, config: Config, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a part of the model: `config.json` and `model.safetensors` with floats in `dtype`.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for name, tensor in module.state_dict().items()
+    }
+    with write_whole(folder / WEIGHTS_NAME) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_text(folder / CONFIG_NAME, config.to_json())
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Fill `module` from a safetensors file, converting to the module's own precision.
+
+    Raises:
+        CheckpointError: The file is missing or cut short, or its tensors are not the module's.
+    """
+    try:
+        tensors = load_file(path)
+        module.load_state_dict(tensors)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; fetch the model again") from error
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path} does not fit the config beside it: {first}") from error
