@@ -13,7 +13,7 @@ from clipsonic.config import MelConfig
 
 
 @lru_cache(maxsize=8)
-def _mel_filters(config: MelConfig) -> Tensor:
+def mel_filters(config: MelConfig) -> Tensor:
     """Return the slaney-normalised mel filter bank, float32, shape (n_mels, n_fft // 2 + 1)."""
     return torch.from_numpy(
         librosa.filters.mel(
@@ -38,5 +38,5 @@ def log_mel(waveform: Tensor, config: MelConfig) -> Tensor:
     window = torch.hann_window(config.n_fft, device=waveform.device)
     spectrum = torch.stft(flat, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
     magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
-    mel = _mel_filters(config).to(waveform.device) @ magnitude
+    mel = mel_filters(config).to(waveform.device) @ magnitude
     return mel.clamp(min=config.floor).log().reshape(*shape[:-1], config.n_mels, -1)
