@@ -146,9 +146,11 @@ class VocoderConfig(Config):
     """The light vocoder: a Vocos-style ConvNeXt backbone with an inverse-STFT head."""
 
     mel: MelConfig = field(default_factory=MelConfig)
-    dim: int = 384
-    intermediate_dim: int = 1152
-    num_layers: int = 8
+    dim: int = 256
+    intermediate_dim: int = 768
+    num_layers: int = 6
+    refinements: int = 0
+    """Griffin-Lim projections after the network: they line up the phases of steady tones."""
 
 
 @dataclass(frozen=True, kw_only=True)
