@@ -113,12 +113,13 @@ class DenoiserConfig(Config):
     embedding_dim: int
     n_mels: int = 80
     frames: int = 352
-    fold: tuple[int, ...] = (4, 4)
+    fold: tuple[int, ...] = (4, 8)
     """Mel bands × frames that one position of the U-Net sees."""
-    channels: tuple[int, ...] = (128, 256, 384)
+    channels: tuple[int, ...] = (128, 256, 352)
     layers_per_block: int = 1
     attention: tuple[bool, ...] = (False, False, True)
-    head_dim: int = 64
+    norm_groups: int = 32
+    head_dim: int = 32
     mel_mean: float = -5.0
     mel_std: float = 3.0
     mel_floor: float = -9.0
@@ -151,6 +152,26 @@ class VocoderConfig(Config):
     num_layers: int = 6
     refinements: int = 0
     """Griffin-Lim projections after the network: they line up the phases of steady tones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """How any part is trained; what is trained stands in `model` and `task`."""
+
+    batch_size: int
+    max_steps: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup_steps: int = 200
+    betas: tuple[float, ...] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    gradient_accumulation: int = 1
+    mixed_precision: str = "bf16"
+    ema_decay: float = 0.999
+    seed: int = 0
+    log_every: int = 50
+    save_every_s: float = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)

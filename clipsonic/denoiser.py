@@ -1,0 +1,99 @@
+"""The denoiser: a diffusion U-Net over folded log-mels, conditioned on one CLIP embedding."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Self
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from clipsonic.config import DenoiserConfig
+from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
+
+
+class Denoiser(nn.Module):
+    """Predict the velocity of a noisy log-mel (Salimans & Ho, 2022), given an image embedding.
+
+    The mel is folded: `fold[0]` bands × `fold[1]` frames become the channels of one position, so that the U-Net
+    (diffusers' `UNet2DModel`) spends its arithmetic on wide channels rather than on many positions. The embedding is
+    added to the time embedding, which scales and shifts every residual block.
+    """
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        folded = math.prod(config.fold)
+        self.unet = UNet2DModel(
+            in_channels=folded,
+            out_channels=folded,
+            block_out_channels=config.channels,
+            layers_per_block=config.layers_per_block,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+            attention_head_dim=config.head_dim,
+            norm_num_groups=config.norm_groups,
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type="identity",
+        )
+        time_dim = config.channels[0] * 4
+        self.embedding_mlp = nn.Sequential(
+            nn.Linear(config.embedding_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
+        )
+        self.null_embedding = nn.Parameter(torch.zeros(config.embedding_dim))
+
+    def forward(self, noisy: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+        """Predict v = alpha * noise - sigma * clean.
+
+        Args:
+            noisy: Noisy mels in model space, float32, shape (batch, n_mels, frames).
+            timestep: Diffusion times in [0, 1000), shape (batch,).
+            embedding: L2-normalised CLIP embeddings (or `null_embedding` rows), float32, shape (batch, embedding_dim).
+
+        Returns:
+            The velocity, float32, shape (batch, n_mels, frames).
+        """
+        # Unit-norm rows have coordinates of about 1/sqrt(dim): scale them to unit variance.
+        condition = self.embedding_mlp(embedding * math.sqrt(self.config.embedding_dim))
+        return self._unfold(self.unet(self._fold(noisy), timestep, class_labels=condition).sample).float()
+
+    def normalize(self, mel: Tensor) -> Tensor:
+        """Take natural-log mels of any shape into model space (about zero mean and unit variance)."""
+        return (mel.clamp(min=self.config.mel_floor) - self.config.mel_mean) / self.config.mel_std
+
+    def denormalize(self, normalized: Tensor) -> Tensor:
+        """Take model-space mels of any shape back to natural-log mels, never below the floor."""
+        return (normalized * self.config.mel_std + self.config.mel_mean).clamp(min=self.config.mel_floor)
+
+    def _fold(self, mel: Tensor) -> Tensor:
+        """(batch, n_mels, frames) → (batch, bands * steps, n_mels / bands, frames / steps)."""
+        bands, steps = self.config.fold
+        batch, n_mels, frames = mel.shape
+        patches = mel.reshape(batch, n_mels // bands, bands, frames // steps, steps).permute(0, 2, 4, 1, 3)
+        folded = patches.reshape(batch, bands * steps, n_mels // bands, frames // steps)
+        return folded.contiguous(memory_format=torch.channels_last)
+
+    def _unfold(self, folded: Tensor) -> Tensor:
+        """Undo `_fold`."""
+        bands, steps = self.config.fold
+        batch, _, rows, columns = folded.shape
+        patches = folded.reshape(batch, bands, steps, rows, columns).permute(0, 3, 1, 4, 2)
+        return patches.reshape(batch, rows * bands, columns * steps)
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` (half precision) into `folder`."""
+        save_part(self, self.config, folder)
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
+        """Read a denoiser that `save` wrote.
+
+        Raises:
+            ConfigError: `config.json` is not a denoiser's.
+            CheckpointError: The weights are missing, truncated or of another shape.
+        """
+        denoiser = cls(DenoiserConfig.load(folder / CONFIG_NAME))
+        load_weights(denoiser, folder / WEIGHTS_NAME)
+        return denoiser.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

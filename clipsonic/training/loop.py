@@ -1,0 +1,211 @@
+"""One training loop for every part, on Accelerate: what differs between parts is a `Task`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from clipsonic.config import TrainingConfig
+from clipsonic.errors import CheckpointError
+from clipsonic.storage import write_whole
+
+STATE_NAME = "state.pt"
+LOG_NAME = "log.jsonl"
+
+
+class Task(nn.Module):
+    """What is trained: the modules (as submodules), the data, the loss of each phase and how to save the result."""
+
+    part: str
+    """The folder of the model that `save` fills: clip, prior, denoiser or vocoder."""
+    dataset: Dataset[dict[str, Tensor]]
+    """Map-style; items are dicts of tensors that `default_collate` stacks."""
+
+    def phases(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of each phase; every step runs the phases in turn, each with its own optimiser."""
+        return {"main": [p for p in self.parameters() if p.requires_grad]}
+
+    def learning_rate_scale(self, phase: str) -> float:
+        """Return the factor on the configured learning rate for a phase."""
+        return 1.0
+
+    def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the scalar to minimise and figures for the log."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write the trained part into the model folder `folder`, from the weights as they now are."""
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """Measure the finished part on held-out data, for the last line of the log."""
+        return {}
+
+    def forward(self, *args: Any) -> tuple[Tensor, dict[str, float]]:
+        """Return `loss`, through the wrapper that Accelerate puts around the task."""
+        return self.loss(*args)
+
+
+class Trainer:
+    """Run a task to its end, writing its state so that a killed run goes on where it was."""
+
+    def __init__(self, task: Task, config: TrainingConfig, out: Path) -> None:
+        self.config = config
+        self.out = out
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation
+        )
+        self.task = task.to(self.accelerator.device)
+        self.wrapped = self.accelerator.prepare_model(self.task)
+        self.optimizers = {name: self._optimizer(name, p) for name, p in self.task.phases().items()}
+        self.schedulers = {
+            name: get_scheduler(config.schedule, optimizer, config.warmup_steps, config.max_steps)
+            for name, optimizer in self.optimizers.items()
+        }
+        trained = next(iter(self.task.phases().values()))
+        self.ema = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        self.trained = trained
+        self.step = 0
+        self.totals: dict[str, float] = {}
+
+    def _optimizer(self, phase: str, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
+        rate = self.config.learning_rate * self.task.learning_rate_scale(phase)
+        return torch.optim.AdamW(
+            parameters, lr=rate, betas=self.config.betas, weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def run(self) -> dict[str, float]:
+        """Train from the current step to `max_steps`, then save the part; return its held-out metrics."""
+        started = saved = time.monotonic()
+        first = self.step
+        while self.step < self.config.max_steps:
+            for batch in self._micro_batches():
+                self._train_step(batch)
+            self.step += 1
+            if self.step % self.config.log_every == 0:
+                self._log({"clips_per_s": self._clips(self.step - first) / (time.monotonic() - started)})
+            if time.monotonic() - saved > self.config.save_every_s:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        with _weights_of(self.ema, self.trained):
+            metrics = self.task.metrics()
+        self._log(metrics)
+        return metrics
+
+    def _clips(self, steps: int) -> int:
+        return steps * self.config.batch_size * self.config.gradient_accumulation * self.accelerator.num_processes
+
+    def _micro_batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield this process' share of the step's clips; a function of seed and step alone, so resuming needs no log."""
+        count = self._clips(1)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        weights = getattr(self.task.dataset, "weights", None)
+        if weights is None:
+            indices = torch.randint(len(self.task.dataset), (count,), generator=generator)  # type: ignore[arg-type]
+        else:
+            indices = torch.multinomial(weights, count, replacement=True, generator=generator)
+        mine = indices[self.accelerator.process_index :: self.accelerator.num_processes]
+        for share in mine.split(self.config.batch_size):
+            batch = default_collate([self.task.dataset[int(i)] for i in share])
+            yield send_to_device(batch, self.accelerator.device)
+
+    def _train_step(self, batch: dict[str, Tensor]) -> None:
+        process = self.accelerator.process_index
+        for phase, optimizer in self.optimizers.items():
+            generator = torch.Generator(self.accelerator.device)
+            generator.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + process)
+            with self.accelerator.accumulate(self.wrapped), self.accelerator.autocast():
+                loss, figures = self.wrapped(batch, phase, generator)
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                parameters = self.task.phases()[phase]
+                self.accelerator.clip_grad_norm_(parameters, self.config.gradient_clip)
+                optimizer.step()
+                self.schedulers[phase].step()
+                self.task.zero_grad(set_to_none=True)
+            for name, value in figures.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value
+        if self.accelerator.sync_gradients:
+            self.ema.step(self.trained)
+
+    def _log(self, figures: dict[str, float]) -> None:
+        """Append one line of means since the last line, and print it."""
+        if not self.accelerator.is_main_process:
+            return
+        divisor = self.config.log_every * self.config.gradient_accumulation
+        line = {"step": self.step, **{k: v / divisor for k, v in self.totals.items()}, **figures}
+        self.totals = {}
+        rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / LOG_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rounded) + "\n")
+        print(json.dumps(rounded), flush=True)
+
+    def save(self) -> None:
+        """Write the training state and, from the averaged weights, the part itself."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "task": self.task.state_dict(),
+            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "schedulers": {k: s.state_dict() for k, s in self.schedulers.items()},
+            "ema": self.ema.state_dict(),
+        }
+        with write_whole(self.out / STATE_NAME) as temporary:
+            torch.save(state, temporary)
+        with _weights_of(self.ema, self.trained):
+            self.task.save(self.out)
+
+    def resume(self) -> None:
+        """Take up the state that `save` wrote into the same folder.
+
+        Raises:
+            CheckpointError: There is none, or it is of another model.
+        """
+        path = self.out / STATE_NAME
+        try:
+            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            self.task.load_state_dict(state["task"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+                self.schedulers[name].load_state_dict(state["schedulers"][name])
+            self.ema.load_state_dict(state["ema"])
+            self.step = state["step"]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"cannot resume from {path}: {reason}; start without --resume") from error
+
+
+class _weights_of:  # noqa: N801 - a context manager, used like a function
+    """Put the averaged weights into the parameters for a while."""
+
+    def __init__(self, ema: EMAModel, parameters: list[nn.Parameter]) -> None:
+        self.ema, self.parameters = ema, parameters
+
+    def __enter__(self) -> None:
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *_: object) -> None:
+        self.ema.restore(self.parameters)
+
+
+def copy_other_parts(base: Path, out: Path, trained: str) -> None:
+    """Take every part that was not trained from the model folder `base`, so that `out` is a whole model."""
+    for folder in sorted(base.iterdir()):
+        if folder.is_dir() and folder.name != trained and (folder / "config.json").is_file():
+            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
