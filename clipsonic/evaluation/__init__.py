@@ -1,0 +1,1 @@
+"""How good the sounds are: embeddings, judges, tables."""

