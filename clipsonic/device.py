@@ -1,0 +1,72 @@
+"""Where the numbers are crunched: the device, and the precision that suits it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+
+from clipsonic.errors import SettingsError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A device and how networks run on it.
+
+    Attributes:
+        device: Where weights and activations live.
+        dtype: The precision of matrix products and convolutions.
+        batch: How many sounds go through the denoiser at once. It is fixed, and short batches are filled up, because
+            kernels are chosen by shape: a sound must not depend on what else is asked for.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+
+    @classmethod
+    def choose(cls, name: str = "auto") -> Self:
+        """Return the named device, or the best there is.
+
+        Raises:
+            SettingsError: The name is unknown or this machine has no such device.
+        """
+        if name not in DEVICES:
+            raise SettingsError(f"device is {name!r}; allowed: {', '.join(DEVICES)}")
+        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if name == "auto":
+            name = next(kind for kind, there in present.items() if there)
+        if not present[name]:
+            raise SettingsError(f"device is {name!r}, which this machine lacks; use auto or cpu")
+        return cls(torch.device(name), *_describe(name))
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context in which networks compute in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device for inference, its matrix and convolution weights in `dtype`.
+
+        Norms and embeddings stay in float32. Casting the weights here once spares `autocast` doing it at every call.
+        """
+        network.to(self.device).eval().requires_grad_(False)
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+                module.to(self.dtype)
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+        return network
+
+
+def _describe(name: str) -> tuple[torch.dtype, int]:
+    """Return the precision and the fixed batch that suit a device."""
+    if name == "cuda":
+        return (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16), 4
+    if name == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16, 1
+    return torch.float32, 1
