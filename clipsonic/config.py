@@ -12,7 +12,7 @@ from typing import Any, Self, get_type_hints
 from clipsonic.errors import ConfigError, SettingsError
 
 METHODS = ("iq", "zs", "pd", "sd")
-SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "ddim", "ddpm", "heun", "euler")
+SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "lms", "dpm2", "ddim", "ddpm")
 MAX_PROMPT_LENGTH = 500
 MAX_STEPS = 1000
 MAX_AUDIOS = 16
@@ -124,6 +124,17 @@ class DenoiserConfig(Config):
     mel_std: float = 3.0
     mel_floor: float = -9.0
     """Natural log; what lies below is inaudible and is drawn as this value while denoising."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(Config):
+    """CLIP: a model that lies in the same folder, or the names open_clip knows one under."""
+
+    embedding_dim: int
+    open_clip: str = ""
+    """Such as "ViT-L-14"; empty if the model lies in the folder."""
+    pretrained: str = ""
+    """Such as "openai"."""
 
 
 @dataclass(frozen=True, kw_only=True)

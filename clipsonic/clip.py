@@ -1,0 +1,204 @@
+"""Texts and pictures in one space: CLIP through open_clip.
+
+A CLIP folder holds `config.json` (ours), and either names a model that open_clip knows or holds one:
+`open_clip_config.json`, `model.safetensors`, and for a Hugging Face text tower the tokenizer's files in the
+root and the tower's own config in `text/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipsonic.config import ClipConfig
+from clipsonic.errors import CheckpointError, ConfigError, MediaError, PromptError
+from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part, write_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS_NAME = "open_clip_model.safetensors"
+TEXT_TOWER_FOLDER = "text"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+class ClipEncoder:
+    """A frozen CLIP: texts and pictures to L2-normalised embeddings."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        preprocess: Callable[[Image], Tensor],
+        config: ClipConfig,
+    ) -> None:
+        """Wrap an open_clip model.
+
+        Args:
+            model: Has `encode_text` and `encode_image`.
+            tokenizer: Texts to token ids, int64, shape (batch, context_length).
+            preprocess: Picture to a normalised tensor, float32, shape (3, height, width).
+            config: What `config.json` says.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.config = config
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Read a CLIP folder.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or open_clip does not know the model named.
+        """
+        try:
+            config = ClipConfig.load(folder / CONFIG_NAME)
+        except ConfigError as error:
+            raise CheckpointError(f"{error}; fetch the model again") from error
+        model, tokenizer, preprocess = _named(config) if config.open_clip else _local(folder)
+        return cls(model.to(device), tokenizer, preprocess, config)
+
+    @property
+    def embedding_dim(self) -> int:
+        """The length of an embedding."""
+        return self.config.embedding_dim
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the towers to a device and return self."""
+        self.model.to(device)
+        self.device = torch.device(device)
+        return self
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: At least one text.
+
+        Returns:
+            L2-normalised embeddings, float32, shape (batch, embedding_dim), on `device`.
+
+        Raises:
+            PromptError: There is no text, or something that is not text.
+        """
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise PromptError(f"got {texts!r:.60}, expected at least one text; pass a list of strings")
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    @torch.inference_mode()
+    def encode_images(self, pictures: Sequence[Image]) -> Tensor:
+        """Embed pictures.
+
+        Args:
+            pictures: At least one PIL picture.
+
+        Returns:
+            L2-normalised embeddings, float32, shape (batch, embedding_dim), on `device`.
+
+        Raises:
+            MediaError: There is no picture.
+        """
+        if not pictures:
+            raise MediaError("got no picture, expected at least one; pass a list of PIL pictures")
+        pixels = torch.stack([self.preprocess(picture.convert("RGB")) for picture in pictures]).to(self.device)
+        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
+
+
+def build_model(model_config: dict[str, Any], folder: Path) -> nn.Module:
+    """Build an open_clip model with random weights.
+
+    Args:
+        model_config: open_clip's `model_cfg`; a Hugging Face text tower's config is looked for in `folder`.
+        folder: The CLIP folder.
+
+    Raises:
+        CheckpointError: open_clip cannot build such a model.
+    """
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    values = {key: value for key, value in model_config.items() if key != "custom_text"}
+    text = dict(values.get("text_cfg", {}))
+    if "hf_model_name" in text:
+        # The one path inside open_clip's config; it must follow the folder wherever that is copied to.
+        text |= {"hf_model_name": str(folder / TEXT_TOWER_FOLDER), "hf_model_pretrained": False}
+    vision = {**values.get("vision_cfg", {}), "timm_model_pretrained": False}
+    kind = CustomTextCLIP if model_config.get("custom_text") or "hf_model_name" in text else CLIP
+    try:
+        return kind(**{**values, "text_cfg": text, "vision_cfg": vision})
+    except (TypeError, ValueError, KeyError, OSError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"open_clip cannot build the model in {folder}: {error}; fetch it again") from error
+
+
+def save_clip(model: nn.Module, open_clip_config: dict[str, Any], folder: Path) -> None:
+    """Write an open_clip model into a CLIP folder; tokenizer files are not touched.
+
+    Args:
+        model: The model.
+        open_clip_config: `model_cfg` and `preprocess_cfg`, as open_clip writes them.
+        folder: Where to.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    write_text(folder / OPEN_CLIP_CONFIG_NAME, json.dumps(open_clip_config, indent=2) + "\n")
+    save_part(model, ClipConfig(embedding_dim=open_clip_config["model_cfg"]["embed_dim"]), folder)
+
+
+def build_tokenizer(text_config: dict[str, Any], folder: Path) -> Callable[..., Tensor]:
+    """Build the tokenizer that goes with open_clip's `text_cfg`; its files lie in `folder`.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    length = text_config.get("context_length", 77)
+    if "hf_model_name" not in text_config:
+        return SimpleTokenizer(context_length=length)
+    try:
+        return HFTokenizer(str(folder), context_length=length)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}; fetch the model again") from error
+
+
+def build_preprocess(preprocess_config: dict[str, Any]) -> Callable[[Image], Tensor]:
+    """Build the transform from a picture to the image tower's input out of open_clip's `preprocess_cfg`."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return image_transform_v2(PreprocessCfg(**preprocess_config), is_train=False)
+
+
+def _local(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], Callable[[Image], Tensor]]:
+    """Load the model that lies in the folder."""
+    try:
+        config = json.loads((folder / OPEN_CLIP_CONFIG_NAME).read_text(encoding="utf-8"))
+        model_config, preprocess_config = config["model_cfg"], config["preprocess_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot read {folder / OPEN_CLIP_CONFIG_NAME}: {error}; fetch the model again") from error
+    model = build_model(model_config, folder)
+    foreign = folder / OPEN_CLIP_WEIGHTS_NAME
+    load_weights(model, foreign if foreign.is_file() else folder / WEIGHTS_NAME)
+    return model, build_tokenizer(model_config["text_cfg"], folder), build_preprocess(preprocess_config)
+
+
+def _named(config: ClipConfig) -> tuple[nn.Module, Callable[..., Tensor], Callable[[Image], Tensor]]:
+    """Load a model by the names open_clip knows it under, downloading it if need be."""
+    import open_clip
+
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(config.open_clip, pretrained=config.pretrained)
+        return model, open_clip.get_tokenizer(config.open_clip), preprocess
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        known = "open_clip.list_pretrained() lists what there is"
+        raise CheckpointError(f"open_clip has no {config.open_clip} ({config.pretrained}): {error}; {known}") from error
