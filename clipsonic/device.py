@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -47,7 +47,9 @@ class Accelerator:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which networks compute in `dtype`."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Move a network to the device for inference, its matrix and convolution weights in `dtype`.
@@ -67,6 +69,6 @@ def _describe(name: str) -> tuple[torch.dtype, int]:
     """Return the precision and the fixed batch that suit a device."""
     if name == "cuda":
         return (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16), 4
-    if name == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if name == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
         return torch.bfloat16, 1
     return torch.float32, 1

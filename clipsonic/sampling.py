@@ -1,0 +1,187 @@
+"""Named samplers over the denoiser: guidance, the loop, previews, cancellation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipsonic.config import SAMPLERS
+from clipsonic.denoiser import Denoiser
+from clipsonic.device import Accelerator
+from clipsonic.errors import CheckpointError, SettingsError
+
+StepCallback = Callable[[int, int, Callable[[], np.ndarray] | None], None]
+"""Called with the steps done, the steps altogether, and what computes the denoised log-mels as they stand."""
+
+_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpmpp-2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "dpmpp-2m-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small"}),
+}
+"""Left out on purpose: Euler, which is DDIM in other variables, and Heun, whose corrector blows up on the steep start
+of the cosine schedule; DPM-Solver-2 takes its place as the second-order method of two evaluations a step."""
+
+
+def make_scheduler(config: dict[str, Any], sampler: str, num_inference_steps: int) -> Any:
+    """Return diffusers' scheduler for a sampler, its time steps set.
+
+    Args:
+        config: The training's `scheduler_config.json`.
+        sampler: One of `SAMPLERS`.
+        num_inference_steps: Steps; the sampler "dpm2" evaluates the denoiser twice in each but the last.
+
+    Raises:
+        SettingsError: There is no such sampler.
+        CheckpointError: The configuration is not one for velocity prediction.
+    """
+    if sampler not in SAMPLERS:
+        raise SettingsError(f"sampler is {sampler!r}; allowed: one of {', '.join(SAMPLERS)}")
+    if config.get("prediction_type") != "v_prediction":
+        found = config.get("prediction_type")
+        raise CheckpointError(f"the scheduler's prediction_type is {found!r}, expected 'v_prediction'; mend the model")
+    name, options = _SCHEDULERS[sampler]
+    # "trailing" starts at the last time step, where the training's noise is whole, and never stops short of the first.
+    scheduler = getattr(diffusers, name).from_config(config, timestep_spacing="trailing", **options)
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
+class _Guided:
+    """The denoiser with classifier-free guidance, run in batches of one fixed size."""
+
+    def __init__(
+        self, denoiser: Denoiser, conditions: Tensor, others: Tensor | None, guidance_scale: float, batch: int
+    ) -> None:
+        self._denoiser, self._conditions, self._others = denoiser, conditions, others
+        self._guidance_scale, self._batch = guidance_scale, batch
+
+    def velocity(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Return the guided velocity, float32, shape (items, n_mels, frames)."""
+        count = len(noisy)
+        rows = torch.arange(-(-count // self._batch) * self._batch, device=noisy.device) % count
+        outputs = [self._chunk(noisy[chunk], timestep, chunk) for chunk in rows.split(self._batch)]
+        return torch.cat(outputs)[:count]
+
+    def _chunk(self, noisy: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
+        times = timestep.to(noisy.device).expand(len(rows))
+        if self._others is None:
+            return self._denoiser(noisy, times, self._conditions[rows])
+        conditions = torch.cat([self._conditions[rows], self._others[rows]])
+        wanted, other = self._denoiser(noisy.repeat(2, 1, 1), times.repeat(2), conditions).chunk(2)
+        return other + self._guidance_scale * (wanted - other)
+
+
+def sample_mel(
+    denoiser: Denoiser,
+    scheduler_config: dict[str, Any],
+    embeddings: Tensor,
+    *,
+    sampler: str,
+    num_inference_steps: int,
+    guidance_scale: float,
+    generators: Sequence[torch.Generator],
+    frames: int | None = None,
+    negative_embeddings: Tensor | None = None,
+    accelerator: Accelerator | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Draw log-mels from noise under the guidance of embeddings (Ho & Salimans, 2022).
+
+    Every item has a generator and a scheduler of its own, so its result does not depend on the rest of the batch.
+
+    Args:
+        denoiser: The network.
+        scheduler_config: The training's `scheduler_config.json`.
+        embeddings: What to condition on, L2-normalised, float32, shape (items, embedding_dim).
+        sampler: One of `SAMPLERS`.
+        num_inference_steps: At least 1.
+        guidance_scale: 1 is plain sampling and takes half the time; larger follows the condition more closely.
+        generators: One an item, on the CPU.
+        frames: Length of the mels; the denoiser's own if left out.
+        negative_embeddings: What to steer away from, in place of "no condition"; shape (items, embedding_dim).
+        accelerator: The device and precision; the CPU's if left out.
+        callback: Told before the first and after every evaluation; may raise `Cancelled`.
+
+    Returns:
+        Natural-log mel magnitudes on the CPU, float32, shape (items, n_mels, frames).
+
+    Raises:
+        SettingsError: There is no such sampler.
+        CheckpointError: The scheduler's configuration does not fit.
+    """
+    accelerator = accelerator or Accelerator.choose("cpu")
+    config = denoiser.config
+    schedulers = [make_scheduler(scheduler_config, sampler, num_inference_steps) for _ in generators]
+    shape = (1, config.n_mels, frames or config.frames)
+    noises = [torch.randn(shape, generator=generator) for generator in generators]
+    others = denoiser.null_embedding.expand(len(embeddings), -1) if negative_embeddings is None else negative_embeddings
+    guided = _Guided(
+        denoiser,
+        embeddings.to(accelerator.device),
+        others.to(accelerator.device) if guidance_scale != 1 else None,
+        guidance_scale,
+        accelerator.batch,
+    )
+    loop = _Loop(guided, schedulers, generators, accelerator)
+    return denoiser.denormalize(loop.run(noises, denoiser.denormalize, callback))
+
+
+class _Step(NamedTuple):
+    """What a preview is made of."""
+
+    scaled: Tensor
+    velocity: Tensor
+    timestep: Tensor
+
+
+class _Loop:
+    """The reverse diffusion of several items in step, each with its own scheduler."""
+
+    def __init__(
+        self, guided: _Guided, schedulers: list[Any], generators: Sequence[torch.Generator], accelerator: Accelerator
+    ) -> None:
+        self._guided, self._schedulers, self._accelerator = guided, schedulers, accelerator
+        takes_generator = "generator" in inspect.signature(schedulers[0].step).parameters
+        self._extra = [{"generator": g} if takes_generator else {} for g in generators]
+
+    def run(
+        self, noises: list[Tensor], denormalize: Callable[[Tensor], Tensor], callback: StepCallback | None
+    ) -> Tensor:
+        """Denoise; returns model-space mels on the CPU, float32, shape (items, n_mels, frames)."""
+        samples = [noise * s.init_noise_sigma for noise, s in zip(noises, self._schedulers, strict=True)]
+        timesteps = self._schedulers[0].timesteps
+        _tell(callback, 0, len(timesteps), None)
+        for done, timestep in enumerate(timesteps, 1):
+            scaled = torch.cat([s.scale_model_input(x, timestep) for s, x in self._pairs(samples)])
+            with self._accelerator.autocast():
+                velocity = self._guided.velocity(scaled.to(self._accelerator.device), timestep).float().cpu()
+            samples = [
+                s.step(v[None], timestep, x, **extra).prev_sample
+                for (s, x), v, extra in zip(self._pairs(samples), velocity, self._extra, strict=True)
+            ]
+            step = _Step(scaled, velocity, timestep)
+            _tell(callback, done, len(timesteps), lambda step=step: denormalize(self._denoised(step)).numpy())
+        return torch.cat(samples)
+
+    def _pairs(self, samples: list[Tensor]) -> list[tuple[Any, Tensor]]:
+        return list(zip(self._schedulers, samples, strict=True))
+
+    def _denoised(self, step: _Step) -> Tensor:
+        """Return the clean mels that a velocity points at: alpha * x - sigma * v."""
+        alpha_squared = self._schedulers[0].alphas_cumprod[round(float(step.timestep))]
+        return alpha_squared.sqrt() * step.scaled - (1 - alpha_squared).sqrt() * step.velocity
+
+
+def _tell(callback: StepCallback | None, done: int, total: int, preview: Callable[[], np.ndarray] | None) -> None:
+    if callback is not None:
+        callback(done, total, preview)
