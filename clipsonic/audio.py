@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import librosa
+import numpy as np
+import pyloudnorm
+import soundfile
 import torch
+from mutagen.id3 import COMM, ID3, TIT2, Encoding
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.config import MelConfig
+from clipsonic.errors import MediaError, OutputError
+from clipsonic.storage import write_whole
+
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+"""File suffix to what libsndfile calls the container and the coding."""
+
+LOUDNESS_LUFS = -23.0
+"""The level of EBU R 128."""
+
+_PEAK = 0.99
+_BLOCK_S = 0.4
+_WRITE_SAMPLES = 65_536
 
 
 @lru_cache(maxsize=8)
@@ -40,3 +65,149 @@ def log_mel(waveform: Tensor, config: MelConfig) -> Tensor:
     magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
     mel = mel_filters(config).to(waveform.device) @ magnitude
     return mel.clamp(min=config.floor).log().reshape(*shape[:-1], config.n_mels, -1)
+
+
+def resample(waveform: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
+    """Change the sample rate of sound.
+
+    Args:
+        waveform: Sound, float32, shape (..., samples), at `rate` Hz.
+        rate: Sample rate in Hz.
+        target_rate: Sample rate wanted, in Hz.
+
+    Returns:
+        Sound, float32, shape (..., samples * target_rate / rate), at `target_rate` Hz.
+    """
+    if rate == target_rate:
+        return waveform
+    return librosa.resample(waveform, orig_sr=rate, target_sr=target_rate, res_type="soxr_hq")
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Return sound in [-1, 1] as 16-bit samples of the same shape; what lies outside is clipped."""
+    return np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+
+
+def loudness(waveform: np.ndarray, sample_rate: int) -> float:
+    """Measure the integrated loudness of ITU-R BS.1770.
+
+    Args:
+        waveform: Sound in [-1, 1], float32, shape (samples,). One shorter than a gating block (0.4 s) is repeated.
+        sample_rate: In Hz.
+
+    Returns:
+        Loudness in LUFS; minus infinity for silence.
+    """
+    if not waveform.size:
+        return float("-inf")
+    block = int(_BLOCK_S * sample_rate) + 1
+    filled = np.resize(waveform, max(block, len(waveform))).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        return float(pyloudnorm.Meter(sample_rate).integrated_loudness(filled))
+
+
+def normalize_loudness(waveform: np.ndarray, sample_rate: int, target_lufs: float = LOUDNESS_LUFS) -> np.ndarray:
+    """Bring sound to a loudness, or as near as its peaks allow without clipping.
+
+    Args:
+        waveform: Sound in [-1, 1], float32, shape (samples,).
+        sample_rate: In Hz.
+        target_lufs: The loudness wanted.
+
+    Returns:
+        Sound of the same shape, float32. Silence comes back as it is.
+    """
+    level, peak = loudness(waveform, sample_rate), float(np.abs(waveform).max(initial=0.0))
+    if not np.isfinite(level):
+        return waveform.astype(np.float32)
+    gain = min(10 ** ((target_lufs - level) / 20), _PEAK / peak)
+    return (waveform * gain).astype(np.float32)
+
+
+def read_audio(source: Path | bytes, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Read a sound file, mixed down to one channel.
+
+    Args:
+        source: A path or a file's bytes; WAV, FLAC, Ogg, MP3 and whatever else libsndfile knows.
+        sample_rate: Resample to this, in Hz.
+
+    Returns:
+        Sound, float32, shape (samples,), and its sample rate in Hz.
+
+    Raises:
+        MediaError: It is missing, is no sound, or is empty.
+    """
+    name = "the sound" if isinstance(source, bytes) else str(source)
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise MediaError(f"cannot read {name}: {error}; give a WAV, FLAC, Ogg or MP3 file") from error
+    if not len(samples):
+        raise MediaError(f"{name} holds no sound; give a longer one")
+    mono = np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
+    return (mono, rate) if sample_rate is None else (resample(mono, rate, sample_rate), sample_rate)
+
+
+def write_audio(path: Path, waveform: np.ndarray, sample_rate: int, tags: Mapping[str, str] | None = None) -> None:
+    """Write a sound file whole or not at all, 16 bits where the format has them.
+
+    The tags go into the file's comment as JSON, which every format here can hold; the prompt, if there is one, is
+    the title too, so that players show it.
+
+    Args:
+        path: Where to; the suffix chooses among `FORMATS`.
+        waveform: Sound in [-1, 1], float32, shape (samples,).
+        sample_rate: In Hz.
+        tags: What the file should say about itself; `read_tags` gives it back.
+
+    Raises:
+        OutputError: The suffix is unknown, the folder cannot be written to, or the disk is full.
+    """
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in FORMATS:
+        raise OutputError(f"cannot write {path.name}: its suffix is {path.suffix!r}; allowed: {', '.join(FORMATS)}")
+    container, coding = FORMATS[suffix]
+    samples = to_int16(waveform)
+    with write_whole(path) as temporary:
+        try:
+            with soundfile.SoundFile(temporary, "w", sample_rate, 1, coding, format=container) as file:
+                if tags and suffix != "mp3":
+                    file.title, file.comment = _title_and_comment(tags, path)
+                # libsndfile's Vorbis encoder overflows the stack on one very long write.
+                for start in range(0, len(samples), _WRITE_SAMPLES):
+                    file.write(samples[start : start + _WRITE_SAMPLES])
+        except soundfile.LibsndfileError as error:
+            raise OSError(f"{error.error_string}") from error
+        if tags and suffix == "mp3":
+            _tag_mp3(temporary, *_title_and_comment(tags, path))
+
+
+def _title_and_comment(tags: Mapping[str, str], path: Path) -> tuple[str, str]:
+    return tags.get("prompt", path.stem), json.dumps(dict(tags), ensure_ascii=False)
+
+
+def _tag_mp3(path: Path, title: str, comment: str) -> None:
+    """Write ID3 tags in UTF-8; libsndfile would declare its UTF-8 to be Latin-1."""
+    id3 = ID3()
+    id3.add(TIT2(encoding=Encoding.UTF8, text=title))
+    id3.add(COMM(encoding=Encoding.UTF8, lang="eng", desc="", text=comment))
+    id3.save(path)
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Return the tags that `write_audio` put into a file; empty if there are none.
+
+    Raises:
+        MediaError: The file is missing or is no sound.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            comment = file.comment
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise MediaError(f"cannot read {path}: {error}; give a sound file") from error
+    try:
+        tags = json.loads(comment)
+    except ValueError:
+        return {}
+    return tags if isinstance(tags, dict) else {}

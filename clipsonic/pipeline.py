@@ -315,15 +315,15 @@ class ClipSonicPipeline:
         rows = []
         for number, query in enumerate(queries):
             run.report("embedding", number, len(queries))
-            with run.timed("embedding"), self._precision():
-                rows.append(_embed_query(clip, query, settings).float().cpu())
+            with run.timed("embedding"):
+                rows.append(_embed_query(clip, query, settings).cpu())
         run.report("embedding", len(queries), len(queries))
         embeddings = torch.cat(rows)[[item.query_index for item in items]]
         negatives = None
         if settings.negative_prompt:
-            with run.timed("embedding"), self._precision():
+            with run.timed("embedding"):
                 negative = _embed_query(clip, _Query(methods=(), prompt=settings.negative_prompt), settings)
-            negatives = negative.float().cpu().repeat(len(items), 1)
+            negatives = negative.cpu().repeat(len(items), 1)
         self._apply_priors([e for e in (embeddings, negatives) if e is not None], items, settings, run)
         return embeddings, negatives
 
