@@ -23,6 +23,7 @@ class Denoiser(nn.Module):
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
+        """Build the network with random weights."""
         super().__init__()
         self.config = config
         folded = math.prod(config.fold)

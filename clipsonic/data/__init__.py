@@ -1,0 +1,1 @@
+"""From packages, pictures and videos to shards."""

@@ -1,0 +1,1 @@
+"""Training: one loop, a task for each part; needs requirements-train.txt."""

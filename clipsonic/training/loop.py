@@ -62,23 +62,24 @@ class Trainer:
     """Run a task to its end, writing its state so that a killed run goes on where it was."""
 
     def __init__(self, task: Task, config: TrainingConfig, out: Path) -> None:
+        """Prepare to train `task` on the devices that Accelerate finds, writing to the folder `out`."""
         self.config = config
         self.out = out
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation
-        )
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         self.task = task.to(self.accelerator.device)
         self.wrapped = self.accelerator.prepare_model(self.task)
         self.optimizers = {name: self._optimizer(name, p) for name, p in self.task.phases().items()}
-        self.schedulers = {
-            name: get_scheduler(config.schedule, optimizer, config.warmup_steps, config.max_steps)
-            for name, optimizer in self.optimizers.items()
-        }
+        self.schedulers = {name: self._schedule(optimizer) for name, optimizer in self.optimizers.items()}
         trained = next(iter(self.task.phases().values()))
         self.ema = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.trained = trained
         self.step = 0
         self.totals: dict[str, float] = {}
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+        config = self.config
+        steps = {"num_warmup_steps": config.warmup_steps, "num_training_steps": config.max_steps}
+        return get_scheduler(config.schedule, optimizer, **steps)
 
     def _optimizer(self, phase: str, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
         rate = self.config.learning_rate * self.task.learning_rate_scale(phase)
@@ -91,8 +92,7 @@ class Trainer:
         started = saved = time.monotonic()
         first = self.step
         while self.step < self.config.max_steps:
-            for batch in self._micro_batches():
-                self._train_step(batch)
+            self._train_step()
             self.step += 1
             if self.step % self.config.log_every == 0:
                 self._log({"clips_per_s": self._clips(self.step - first) / (time.monotonic() - started)})
@@ -109,7 +109,7 @@ class Trainer:
         return steps * self.config.batch_size * self.config.gradient_accumulation * self.accelerator.num_processes
 
     def _micro_batches(self) -> Iterator[dict[str, Tensor]]:
-        """Yield this process' share of the step's clips; a function of seed and step alone, so resuming needs no log."""
+        """Yield this process' share of the step's clips, a function of seed and step alone."""
         count = self._clips(1)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
         weights = getattr(self.task.dataset, "weights", None)
@@ -122,24 +122,28 @@ class Trainer:
             batch = default_collate([self.task.dataset[int(i)] for i in share])
             yield send_to_device(batch, self.accelerator.device)
 
-    def _train_step(self, batch: dict[str, Tensor]) -> None:
-        process = self.accelerator.process_index
+    def _train_step(self) -> None:
+        """Run every phase on the step's clips: gradients of all micro-batches, then one optimiser step."""
+        batches = list(self._micro_batches())
         for phase, optimizer in self.optimizers.items():
             generator = torch.Generator(self.accelerator.device)
-            generator.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + process)
-            with self.accelerator.accumulate(self.wrapped), self.accelerator.autocast():
-                loss, figures = self.wrapped(batch, phase, generator)
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients:
-                parameters = self.task.phases()[phase]
-                self.accelerator.clip_grad_norm_(parameters, self.config.gradient_clip)
-                optimizer.step()
-                self.schedulers[phase].step()
-                self.task.zero_grad(set_to_none=True)
-            for name, value in figures.items():
-                self.totals[name] = self.totals.get(name, 0.0) + value
-        if self.accelerator.sync_gradients:
-            self.ema.step(self.trained)
+            generator.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index)
+            for batch in batches[:-1]:
+                with self.accelerator.no_sync(self.wrapped):
+                    self._backward(batch, phase, generator)
+            self._backward(batches[-1], phase, generator)
+            torch.nn.utils.clip_grad_norm_(self.task.phases()[phase], self.config.gradient_clip)
+            optimizer.step()
+            self.schedulers[phase].step()
+            self.task.zero_grad(set_to_none=True)
+        self.ema.step(self.trained)
+
+    def _backward(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> None:
+        with self.accelerator.autocast():
+            loss, figures = self.wrapped(batch, phase, generator)
+        self.accelerator.backward(loss / self.config.gradient_accumulation)
+        for name, value in figures.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
 
     def _log(self, figures: dict[str, float]) -> None:
         """Append one line of means since the last line, and print it."""

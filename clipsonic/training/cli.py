@@ -1,0 +1,45 @@
+"""`python -m clipsonic train PART`: one command for every part."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+PARTS = ("clip", "prior", "denoiser", "vocoder")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `train`."""
+    parser.add_argument("part", choices=PARTS, help="the part of the model to train")
+    parser.add_argument("--config", default="mini", help="a recipe's name (tiny, mini) or a JSON file")
+    parser.add_argument("--data", type=Path, required=True, help="folder of shards that `prepare` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write; also holds what --resume needs")
+    parser.add_argument("--base", type=Path, help="model folder that the other parts are taken from")
+    parser.add_argument("--max-steps", type=int, help="steps to train; the recipe's number if not given")
+    parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train the part, then make `--out` a whole model folder; return the exit status."""
+    from clipsonic.checkpoint import write_index
+    from clipsonic.training.loop import Trainer, copy_other_parts
+    from clipsonic.training.recipe import Recipe
+
+    recipe = Recipe.find(args.part, args.config, max_steps=args.max_steps)
+    task = build_task(args.part, recipe, args.data, args.base)
+    if args.base is not None:
+        copy_other_parts(args.base, args.out, args.part)
+    trainer = Trainer(task, recipe.training, args.out)
+    if args.resume:
+        trainer.resume()
+    trainer.run()
+    if args.base is not None:
+        write_index(args.out)
+    return 0
+
+
+def build_task(part: str, recipe: Any, data: Path, base: Path | None) -> Any:
+    """Return the `Task` of a part; each module of that name in this package has a `build(recipe, data, base)`."""
+    return importlib.import_module(f"clipsonic.training.{part}").build(recipe, data, base)

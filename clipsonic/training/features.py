@@ -1,0 +1,89 @@
+"""What the denoiser learns from, computed once per corpus and CLIP: log-mels and embeddings of the frames."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from clipsonic.audio import log_mel
+from clipsonic.clip import ClipEncoder
+from clipsonic.config import MelConfig
+from clipsonic.shards import Index, Sample, read_samples
+from clipsonic.storage import sha256, write_whole
+
+BATCH = 64
+T = TypeVar("T")
+
+
+class FrameSoundDataset(Dataset[dict[str, Tensor]]):
+    """Pairs of a sound and the CLIP image embeddings of its video's frames; nothing else of a sample is read.
+
+    An item is `mel` (natural log, float32, shape (n_mels, frames)) and `embeddings` (L2-normalised, float32, shape
+    (pictures, embedding_dim)).
+    """
+
+    def __init__(self, mels: Tensor, embeddings: Tensor) -> None:
+        """Hold float16 tensors of shapes (samples, n_mels, frames) and (samples, pictures, embedding_dim)."""
+        self.mels, self.embeddings = mels, embeddings
+
+    def __len__(self) -> int:
+        """Return the number of videos."""
+        return len(self.mels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return one video's mel and embeddings."""
+        return {"mel": self.mels[index].float(), "embeddings": self.embeddings[index].float()}
+
+
+def load_features(shards: Path, clip_folder: Path, mel: MelConfig, split: str = "train") -> FrameSoundDataset:
+    """Read the features of a split from the cache in the shards' folder, computing them first if they are not there.
+
+    Raises:
+        DataError: The shards are missing or damaged.
+        CheckpointError: CLIP cannot be loaded.
+    """
+    path = shards / "cache" / f"{split}-{_fingerprint(shards, clip_folder, mel)}.safetensors"
+    if not path.is_file():
+        mels, embeddings = _compute(shards, ClipEncoder.load(clip_folder), mel, split)
+        with write_whole(path) as temporary:
+            save_file({"mels": mels, "embeddings": embeddings}, temporary)
+    tensors = load_file(path)
+    return FrameSoundDataset(tensors["mels"], tensors["embeddings"])
+
+
+def _fingerprint(shards: Path, clip_folder: Path, mel: MelConfig) -> str:
+    """Name what the features depend on: the shards, CLIP's weights and the mel settings."""
+    weights = [sha256(path) for path in sorted(clip_folder.glob("*.safetensors"))]
+    text = Index.read(shards).to_json() + "".join(weights) + mel.to_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@torch.inference_mode()
+def _compute(shards: Path, clip: ClipEncoder, mel: MelConfig, split: str) -> tuple[Tensor, Tensor]:
+    mels, embeddings = [], []
+    samples = tqdm(read_samples(shards, split), desc=f"{split} features", unit="clip")
+    for batch in _batches(samples, BATCH):
+        waveforms = torch.stack([torch.from_numpy(sample.waveform) for sample in batch])
+        mels.append(log_mel(waveforms, mel).half())
+        pictures = [frame for sample in batch for frame in sample.frames]
+        embeddings.append(clip.encode_images(pictures).half().unflatten(0, (len(batch), -1)))
+    return torch.cat(mels), torch.cat(embeddings)
+
+
+def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    batch: list[Sample] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
