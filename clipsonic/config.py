@@ -161,8 +161,8 @@ class VocoderConfig(Config):
     dim: int = 256
     intermediate_dim: int = 768
     num_layers: int = 6
-    refinements: int = 0
-    """Griffin-Lim projections after the network: they line up the phases of steady tones."""
+    refinements: int = 8
+    """Projections after the network that make overlapping frames fit together and keep to the mel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,8 @@ class GenerationSettings(Config):
         SettingsError: On construction, for a value outside its range.
     """
 
-    methods: tuple[str, ...] = ("zs", "pd")
+    methods: tuple[str, ...] = ("iq", "zs", "pd")
+    """Pictures are rendered by iq, prompts by those of the others that are named."""
     sampler: str = "dpmpp-2m"
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
