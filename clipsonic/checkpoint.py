@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from clipsonic.clip import ClipEncoder
 from clipsonic.config import Config, MelConfig
@@ -109,7 +114,9 @@ class ModelFolder:
             if root.is_dir():
                 return cls(root, accelerator)
         if not _REPO.fullmatch(name):
-            raise CheckpointError(f"there is no model folder {name}; give one with a {INDEX_NAME}, or a hub id org/name")
+            raise CheckpointError(
+                f"there is no model folder {name}; give one with a {INDEX_NAME}, or a hub id org/name"
+            )
         return cls(_download(name, None, [INDEX_NAME, CARD_NAME]), accelerator, repo=name)
 
     @cached_property
@@ -248,7 +255,9 @@ def _read_index(path: Path) -> ModelIndex:
     except (ClipSonicError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     if index.format != FORMAT or not index.embedding_normalized:
-        raise CheckpointError(f"{path} is of format {index.format}, expected {FORMAT} with normalised embeddings; update")
+        raise CheckpointError(
+            f"{path} is of format {index.format}, expected {FORMAT} with normalised embeddings; update"
+        )
     if missing := [name for name in REQUIRED_PARTS if name not in index.parts]:
         raise CheckpointError(f"{path} names no {', '.join(missing)}; every model needs {', '.join(REQUIRED_PARTS)}")
     if unknown := [name for name in index.parts if name not in _LOADERS]:
@@ -261,7 +270,9 @@ def _check_file(path: Path, expected: str) -> None:
     if not path.is_file():
         raise CheckpointError(f"the model lacks the file {path}; fetch the model again")
     if sha256(path) != expected:
-        raise CheckpointError(f"{path} is damaged or was changed: it is not the file {INDEX_NAME} names; fetch it again")
+        raise CheckpointError(
+            f"{path} is damaged or was changed: it is not the file {INDEX_NAME} names; fetch it again"
+        )
 
 
 def _download(repo: str, revision: str | None, patterns: list[str] | None) -> Path:

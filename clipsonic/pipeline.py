@@ -267,7 +267,10 @@ class ClipSonicPipeline:
         )
 
     def _queries(
-        self, prompt: str | Sequence[str] | None, image: Picture | Sequence[Picture] | None, settings: GenerationSettings
+        self,
+        prompt: str | Sequence[str] | None,
+        image: Picture | Sequence[Picture] | None,
+        settings: GenerationSettings,
     ) -> list[_Query]:
         """Check prompts, pictures and the methods that go with them."""
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)

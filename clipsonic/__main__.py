@@ -1,0 +1,7 @@
+"""`python -m clipsonic`."""
+
+import sys
+
+from clipsonic.cli import main
+
+sys.exit(main())

@@ -1,0 +1,204 @@
+"""`python -m clipsonic generate`: prompts and pictures to sound files with a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from clipsonic.audio import FORMATS, write_audio
+from clipsonic.config import METHODS, SAMPLERS, GenerationSettings
+from clipsonic.device import DEVICES
+from clipsonic.errors import OutputError, PromptError
+from clipsonic.media import open_picture
+from clipsonic.pipeline import DEFAULT_MODEL, ClipSonicAudio, ClipSonicOutput, ClipSonicPipeline, Progress, check_prompt
+from clipsonic.storage import write_text
+
+MANIFEST_NAME = "manifest.jsonl"
+SLUG_LENGTH = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments; names and defaults are those of `GenerationSettings`."""
+    defaults = GenerationSettings()
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="what should sound, such as 'a dog barking'")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line")
+    parser.add_argument("--image", type=Path, nargs="+", action="extend", default=[], metavar="PICTURE")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=defaults.methods,
+        metavar="METHOD",
+        help=f"of {', '.join(METHODS)}; pictures take iq, prompts the others",
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a model folder or hub repository (%(default)s)")
+    parser.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler)
+    parser.add_argument(
+        "--steps", type=_whole, default=defaults.num_inference_steps, help="denoising steps (%(default)s)"
+    )
+    parser.add_argument("--guidance-scale", type=_number, default=defaults.guidance_scale)
+    parser.add_argument("--prior-steps", type=_whole, default=defaults.prior_num_inference_steps)
+    parser.add_argument("--prior-guidance-scale", type=_number, default=defaults.prior_guidance_scale)
+    parser.add_argument("--negative-prompt", default=defaults.negative_prompt, help="what it should not sound like")
+    parser.add_argument("--template", default=defaults.template, help="what a prompt is put into (%(default)r)")
+    parser.add_argument("--seed", type=_whole, default=defaults.seed)
+    parser.add_argument("--num", type=_whole, default=defaults.num_audios, help="variations of each, from seed on")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="wav")
+    parser.add_argument("--out", type=Path, default=Path("sounds"), help="the folder to write into (%(default)s)")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the sounds; every mistake that can be seen beforehand is told before the model is touched."""
+    settings = GenerationSettings(
+        methods=tuple(args.methods),
+        sampler=args.sampler,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=args.negative_prompt,
+        prior_num_inference_steps=args.prior_steps,
+        prior_guidance_scale=args.prior_guidance_scale,
+        template=args.template,
+        num_audios=args.num,
+        seed=args.seed,
+    )
+    prompts = [check_prompt(text) for text in [*args.prompt, *_read_prompts(args.prompts)]]
+    for path in args.image:
+        open_picture(path)
+    if not prompts and not args.image:
+        raise PromptError("there is nothing to do; give prompts, --prompts FILE or --image PICTURE")
+    _check_writable(args.out)
+    pipeline = ClipSonicPipeline.from_pretrained(args.model, device=args.device)
+    writer = _Writer(args.out, args.format)
+    queries: list[dict[str, Any]] = [{"prompt": text} for text in prompts] + [{"image": path} for path in args.image]
+    for query in queries:
+        writer.add(query, pipeline(**query, settings=settings, callback=_show if sys.stderr.isatty() else None))
+
+
+class _Writer:
+    """Writes sound files and keeps the folder's manifest in step with them."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self._folder, self._suffix = folder, suffix
+        self._entries = {entry["file"]: entry for entry in _read_manifest(folder / MANIFEST_NAME)}
+        self._taken: set[str] = set()
+
+    def add(self, query: dict[str, Any], output: ClipSonicOutput) -> None:
+        """Write the sounds of one query, and the manifest; none of them if one of them fails."""
+        written: list[Path] = []
+        try:
+            for audio in output.audios:
+                path = self._folder / self._name(audio)
+                write_audio(path, audio.waveform, output.sample_rate, output.tags(audio))
+                written.append(path)
+                self._entries[path.name] = _entry(path.name, audio, output, query.get("image"))
+            lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._entries.values())
+            write_text(self._folder / MANIFEST_NAME, "".join(lines))
+        except OutputError:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        for path in written:
+            print(path)
+
+    def _name(self, audio: ClipSonicAudio) -> str:
+        """Return a file name that no other sound of this run has."""
+        stem = f"{slug(audio.prompt or Path(audio.image or '').stem)}_{audio.method}_s{audio.seed}"
+        number, name = 1, f"{stem}.{self._suffix}"
+        while name in self._taken:
+            number += 1
+            name = f"{stem}-{number}.{self._suffix}"
+        self._taken.add(name)
+        return name
+
+
+def slug(text: str) -> str:
+    """Return a text as a file name of lower-case ASCII letters, digits and hyphens, never empty."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_text)[:SLUG_LENGTH].strip("-")
+    return words or f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _entry(file: str, audio: ClipSonicAudio, output: ClipSonicOutput, image: Path | None) -> dict[str, Any]:
+    """Return one line of the manifest."""
+    settings = output.settings
+    return {
+        "file": file,
+        "method": audio.method,
+        "prompt": audio.prompt,
+        "image": None if image is None else str(image),
+        "video": None,
+        "seed": audio.seed,
+        "sampler": settings.sampler,
+        "steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "prior_steps": settings.prior_num_inference_steps,
+        "prior_guidance_scale": settings.prior_guidance_scale,
+        "negative_prompt": settings.negative_prompt,
+        "template": settings.template,
+        "sample_rate": output.sample_rate,
+        "duration_s": len(audio.waveform) / output.sample_rate,
+        "model": output.model,
+        "model_sha256": output.model_sha256,
+        "seconds_taken": round(output.timings["total"] / len(output.audios), 3),
+    }
+
+
+def _read_prompts(path: Path | None) -> list[str]:
+    """Return the lines of a prompt file that are not blank."""
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise PromptError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise PromptError(f"{path} has no prompts; write one a line")
+    return prompts
+
+
+def _read_manifest(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of an earlier run in the same folder."""
+    if not path.is_file():
+        return []
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [entry | {"file": str(entry["file"])} for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{path} is not a manifest of this command ({error}); choose another --out") from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Say early that nothing can be written, before minutes are spent on sounds."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into {folder}: {nearest} is not a writable folder; choose another --out")
+
+
+def _show(progress: Progress) -> None:
+    """Keep one line on the terminal up to date."""
+    print(f"\r\033[K{progress.stage} {progress.step}/{progress.total}", end="\r", file=sys.stderr, flush=True)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give one such as 25") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; give one such as 3.0") from None
