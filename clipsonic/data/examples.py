@@ -39,7 +39,7 @@ SIZE = 384
 
 
 def write_examples(folder: Path) -> None:
-    """Write `pictures/NAME.jpg`, photographs as they are and cut-out figures on white, and `LICENSES.csv` that tells where each is from.
+    """Write `pictures/NAME.jpg`, and `LICENSES.csv` that tells where each is from.
 
     Args:
         folder: Where to; made if need be.

@@ -1,0 +1,54 @@
+"""The app: `python app.py` here, the same file on a Space."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipsonic.ui import build_ui, launch_options
+
+if TYPE_CHECKING:
+    from clipsonic.pipeline import ClipSonicPipeline
+
+HERE = Path(__file__).resolve().parent
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the flags; those left out come from the environment, then from the defaults."""
+    parser = argparse.ArgumentParser(description="Sounds from words and pictures, in the browser.")
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("CLIPSONIC_MODEL", str(HERE / "checkpoints" / "mini")),
+        help="model folder or hub repository (environment: CLIPSONIC_MODEL)",
+    )
+    parser.add_argument(
+        "--device",
+        default=os.environ.get("CLIPSONIC_DEVICE", "auto"),
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="where to compute (environment: CLIPSONIC_DEVICE)",
+    )
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 is all (environment: GRADIO_SERVER_NAME)")
+    parser.add_argument("--port", type=int, help="port to listen on (environment: GRADIO_SERVER_PORT; first is 7860)")
+    parser.add_argument("--share", action="store_true", help="open a public gradio.live address too")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve the page; the model is opened when the first visitor asks for a sound."""
+    options = parse_arguments(arguments)
+
+    @cache
+    def load() -> ClipSonicPipeline:
+        from clipsonic.pipeline import ClipSonicPipeline
+
+        return ClipSonicPipeline.from_pretrained(options.model, device=options.device)
+
+    page = build_ui(load, HERE / "examples")
+    page.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options())
+
+
+if __name__ == "__main__":
+    main()
