@@ -23,7 +23,7 @@ def test_modules_import_in_one_direction():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("statement", ["import clipsonic", "import clipsonic.ui", "import app"])
+@pytest.mark.parametrize("statement", ["import clipsonic", "import app, clipsonic.ui"])
 def test_importing_leaves_training_and_models_alone(statement):
     modules = imported_by(statement)
     for package in ("training", "data", "evaluation"):

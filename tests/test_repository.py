@@ -23,11 +23,3 @@ def test_no_file_is_over_60_megabytes():
 def test_the_default_model_is_under_200_megabytes():
     sizes = [path.stat().st_size for path in tracked_files() if ROOT / "checkpoints" / "mini" in path.parents]
     assert sum(sizes) <= 200 * MEGABYTE
-
-
-def test_source_files_stay_short():
-    long = {}
-    for path in tracked_files():
-        if path.suffix == ".py" and (lines := len(path.read_text(encoding="utf-8").splitlines())) > 350:
-            long[str(path.relative_to(ROOT))] = lines
-    assert long == {}

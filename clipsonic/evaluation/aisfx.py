@@ -11,16 +11,17 @@ from __future__ import annotations
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Self
 
 import librosa
 import numpy as np
 import numpy._core.multiarray as multiarray
-import soxr
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipsonic.audio import resample
 from clipsonic.errors import CheckpointError
 
 REQUIREMENT = "aisfx==0.1.2"
@@ -139,7 +140,7 @@ class AisfxEmbedder:
             weights = _load(path)
             own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
             self.network.load_state_dict(own)
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError, UnpicklingError) as error:
             first = str(error).splitlines()[0]
             raise CheckpointError(f"{path} is not the checkpoint of {REQUIREMENT}: {first}") from error
         self.network.requires_grad_(False).eval().to(self.device)
@@ -161,10 +162,8 @@ class AisfxEmbedder:
         Returns:
             Embeddings, float32, shape (batch, 512), on the CPU.
         """
-        if sample_rate != SAMPLE_RATE:
-            resampled = soxr.resample(waveform.detach().cpu().T.numpy(), sample_rate, SAMPLE_RATE)
-            waveform = torch.from_numpy(np.ascontiguousarray(resampled.T))
-        mel = spectrogram(waveform.to(self.device, torch.float32))
+        resampled = torch.from_numpy(resample(waveform.detach().cpu().numpy(), sample_rate, SAMPLE_RATE))
+        mel = spectrogram(resampled.to(self.device, torch.float32))
         if mel.shape[1] < BLOCK_FRAMES:
             mel = F.pad(mel, (0, 0, 0, BLOCK_FRAMES - mel.shape[1]))
         blocks = mel.unfold(1, BLOCK_FRAMES, BLOCK_HOP).transpose(2, 3)

@@ -1,0 +1,178 @@
+"""An evaluation end to end: shards and a tiny model in, a report out."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsonic.audio import read_tags
+from clipsonic.cli import main
+from clipsonic.config import GenerationSettings
+from clipsonic.errors import DataError, SettingsError
+from clipsonic.evaluation import aisfx
+from clipsonic.evaluation.cli import sweep
+from clipsonic.evaluation.corpus import PROMPTS, build_judge, choose_things, read_held, read_pairs
+from clipsonic.evaluation.report import Interval, Report
+from clipsonic.evaluation.sets import frame_queries, prompt_queries
+from clipsonic.shards import Index, Label, Sample, ShardWriter, read_labels, write_labels
+
+RATE = 22050
+PITCHES = {"dog barking": 200, "cat meowing": 700, "cow lowing": 2500}
+
+
+def tone(pitch: float, seed: int) -> np.ndarray:
+    t = np.arange(RATE) / RATE
+    noise = np.random.default_rng(seed).standard_normal(RATE)
+    return (0.3 * np.sin(2 * np.pi * pitch * t) + 0.01 * noise).astype(np.float32)
+
+
+def write_split(folder: Path, split: str, recordings: int, copies: int) -> list[Label]:
+    labels = []
+    with ShardWriter(folder / f"{split}-000000.tar") as writer:
+        for thing, pitch in PITCHES.items():
+            for number in range(recordings):
+                source = f"{thing}-{split}-{number}"
+                for copy in range(copies):
+                    key = f"{split}-{len(labels):04d}"
+                    frame = Image.new("RGB", (64, 64), (pitch % 255, number, copy))
+                    waveform = tone(pitch * (1 + 0.01 * number), len(labels))
+                    writer.write(Sample(key, waveform, (frame, frame), {"source": source}, RATE))
+                    labels.append(Label(key, thing, split, source))
+    return labels
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """Shards of three things that differ in pitch."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_labels(folder, write_split(folder, "train", 3, 3) + write_split(folder, "test", 2, 1))
+    entries = []
+    for split in ("train", "test"):
+        writer = ShardWriter(folder / f"{split}-000000.tar")
+        writer.count = 27 if split == "train" else 6
+        entries.append(writer.entry())
+    Index(settings={}, shards=tuple(entries), sample_rate=RATE).write(folder)
+    return folder
+
+
+def spectral_embedding(waveform: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """Embed by the coarse spectrum: enough to tell pitches apart."""
+    return torch.nn.functional.adaptive_avg_pool1d(torch.fft.rfft(waveform).abs()[:, None], 64)[:, 0]
+
+
+def test_the_bank_holds_training_sounds_and_knows_held_out_ones(shards, tmp_path):
+    judge = build_judge(shards, spectral_embedding, cache=tmp_path)
+    assert judge.sources == 9
+    assert judge.things == set(PITCHES)
+    held = read_held(shards, list(PITCHES), 2)
+    judged = judge.judge([v.waveform for v in held], RATE, [v.label for v in held])
+    assert judged.scores()["top1"].value == 1.0
+    assert judged.by_chance()["top1"].value == 0.0
+
+
+def test_the_bank_is_kept_and_read_again(shards, tmp_path):
+    first = build_judge(shards, spectral_embedding, cache=tmp_path)
+
+    def refuse(waveform, sample_rate):
+        raise AssertionError("the bank should have been read from the cache")
+
+    again = build_judge(shards, refuse, cache=tmp_path)
+    queries = torch.rand(4, 64)
+    assert np.array_equal(first.neighbours(queries), again.neighbours(queries))
+
+
+def test_things_are_drawn_among_those_with_enough_recordings(shards):
+    labels = read_labels(shards)
+    assert choose_things(labels, 10) == sorted(PITCHES)
+    assert len(choose_things(labels, 2)) == 2
+    assert choose_things(labels, 2) == choose_things(labels, 2)
+    few = {key: label for key, label in labels.items() if label.split == "test"}
+    with pytest.raises(DataError, match="training recordings"):
+        choose_things(few, 2)
+
+
+def test_every_seed_has_a_frame_of_another_video(shards):
+    held = read_held(shards, ["dog barking"], 4)
+    queries = frame_queries(held, ["dog barking"], 3)
+    assert [query.seed for query in queries] == [0, 1, 2]
+    assert queries[0].image is not queries[1].image
+    assert queries[0].image is queries[2].image
+
+
+def test_things_are_asked_for_by_their_prompt_or_their_name():
+    dog, other = prompt_queries(["dog barking", "an unheard-of thing"], 2)
+    assert (dog.prompt, dog.label, dog.seeds) == ("a dog barking", "dog barking", 2)
+    assert other.prompt == "an unheard-of thing"
+
+
+def test_free_prompts_name_things_in_other_words():
+    rows = list(read_pairs(PROMPTS / "free_form.csv", "prompt"))
+    canonical = {label: prompt for prompt, label in read_pairs(PROMPTS / "canonical.csv", "prompt")}
+    assert len({label for _, label in rows}) >= 40
+    for prompt, label in rows:
+        assert label in canonical
+        assert label not in prompt
+        assert canonical[label] not in prompt
+
+
+def test_sweeps_try_every_combination():
+    base = GenerationSettings()
+    assert list(sweep(base, [])) == [("", base)]
+    swept = dict(sweep(base, ["guidance_scale=1,2.5", "num_inference_steps=5,9"]))
+    assert list(swept)[1] == " guidance_scale=1.0 num_inference_steps=9"
+    assert {(s.guidance_scale, s.num_inference_steps) for s in swept.values()} == {(1, 5), (1, 9), (2.5, 5), (2.5, 9)}
+
+
+@pytest.mark.parametrize("text", ["volume=1,2", "guidance_scale", "num_inference_steps=1.5", "guidance_scale=nan"])
+def test_impossible_sweeps_are_refused(text):
+    with pytest.raises(SettingsError):
+        list(sweep(GenerationSettings(), [text]))
+
+
+def test_report_has_the_agreed_form(tmp_path):
+    report = Report(settings={"seeds": 4})
+    report.rows["iq"] = {"top1": Interval(value=0.25, low=0.125, high=0.5, n=8)}
+    report.notes["iq"] = "pictures"
+    report.write(tmp_path)
+    values = json.loads((tmp_path / "report.json").read_text())
+    assert values["rows"] == {"iq": {"top1": {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8}}}
+    assert values["settings"] == {"seeds": 4}
+    assert "| iq | 0.25 [0.12, 0.50] | 8 |" in (tmp_path / "report.md").read_text()
+
+
+def test_evaluate_command_writes_report_and_sounds(shards, tiny_model, tmp_path, monkeypatch, capsys):
+    try:
+        aisfx.weights_path()
+    except DataError as error:
+        pytest.skip(f"the aisfx package cannot be fetched: {error}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prompts = tmp_path / "free.csv"
+    with prompts.open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "label"], ["a puppy yapping", "dog barking"], ["the sea", "waves"]])
+    out = tmp_path / "out"
+    command = ["evaluate", "--model", str(tiny_model), "--data", str(shards), "--out", str(out), "--things", "2"]
+    options = ["--seeds", "2", "--steps", "1", "--prior-steps", "1", "--device", "cpu", "--prompts", str(prompts)]
+    assert main([*command, *options, "--sets", "corpus", "free-form"]) == 0
+    rows = json.loads((out / "report.json").read_text())["rows"]
+    assert set(rows) == {"real", "vocoder", "iq", "zs", "pd", "chance", "zs-free-form", "pd-free-form"}
+    assert rows["iq"]["top5"]["n"] == 4
+    assert rows["zs-free-form"]["top1"]["n"] == 2
+    sounds = sorted((out / "sounds" / "corpus" / "iq").glob("*.flac"))
+    assert len(sounds) == 4
+    assert read_tags(sounds[0])["method"] == "iq"
+    assert "| real |" in capsys.readouterr().out
+
+
+def test_evaluate_command_tells_mistakes_in_one_line(tiny_model, tmp_path, capsys):
+    command = ["evaluate", "--model", str(tiny_model), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert main([*command, "--seeds", "0"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "prepare" in errors[0]
+    assert "seeds is 0" in errors[1]
+    assert not (tmp_path / "out").exists()
