@@ -18,36 +18,6 @@ SHORT_SEEDS = 1_000_000
 """Drawn seeds lie below this, to be noted down easily; a typed one may be any that `GenerationSettings` takes."""
 
 
-class Slider(gr.Slider):
-    """A slider whose value `GenerationSettings` alone checks, since its messages say what is allowed."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """Return the value as it came."""
-        return payload
-
-
-class Number(gr.Number):
-    """A number that `GenerationSettings` alone checks."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """Return the value as it came."""
-        return payload
-
-
-class Picture(gr.Image):
-    """A picture that `clipsonic.media` opens, within its limits, rather than Gradio."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Return the path of the upload."""
-        return payload.path if payload else None
-
-
 def settings_controls(for_text: bool) -> tuple[dict[str, Component], gr.Checkbox]:
     """Make the widgets of one tab inside the current layout.
 
@@ -60,7 +30,7 @@ def settings_controls(for_text: bool) -> tuple[dict[str, Component], gr.Checkbox
     with gr.Group():
         controls: dict[str, Component] = {"num_audios": _variations()}
         controls["seed"], lock = _seed()
-    with gr.Accordion("More settings", open=False):
+    with gr.Accordion(words.MORE_SETTINGS, open=False):
         controls |= _denoising()
         if for_text:
             controls |= _prior()
@@ -83,15 +53,16 @@ def new_seed() -> int:
 
 
 def _variations() -> Component:
-    return Slider(1, MAX_VARIATIONS, DEFAULTS.num_audios, step=1, label="Variations", info=words.NUM_AUDIOS)
+    return gr.Slider(1, MAX_VARIATIONS, DEFAULTS.num_audios, step=1, label="Variations", info=words.NUM_AUDIOS)
 
 
 def _seed() -> tuple[Component, gr.Checkbox]:
     """Make the seed, its lock and its dice; the dice and typing lock it, or the next click would replace it."""
     with gr.Row(equal_height=True):
-        seed = Number(DEFAULTS.seed, precision=0, minimum=0, label="Seed", info=words.SEED, min_width=140)
-        lock = gr.Checkbox(False, label="🔒 Keep", info=words.LOCK, min_width=120)
-    dice = gr.Button("🎲 New seed", size="sm")
+        seed = gr.Number(DEFAULTS.seed, precision=0, minimum=0, label="Seed", info=words.SEED, min_width=130)
+        with gr.Column(min_width=130):
+            lock = gr.Checkbox(False, label="🔒 Keep this seed", info=words.LOCK)
+            dice = gr.Button("🎲 Roll", size="sm")
     quietly: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     dice.click(lambda: (new_seed(), True), None, [seed, lock], **quietly)
     seed.input(lambda: True, None, lock, **quietly)
@@ -99,28 +70,22 @@ def _seed() -> tuple[Component, gr.Checkbox]:
 
 
 def _denoising() -> dict[str, Component]:
+    steps, guidance = DEFAULTS.num_inference_steps, DEFAULTS.guidance_scale
     samplers = [(words.SAMPLER_NAMES.get(name, name), name) for name in SAMPLERS]
     return {
-        "num_inference_steps": Slider(
-            1, 200, DEFAULTS.num_inference_steps, step=1, label="Steps", info=words.NUM_INFERENCE_STEPS
-        ),
-        "guidance_scale": Slider(
-            0, 15, DEFAULTS.guidance_scale, step=0.1, label="Guidance", info=words.GUIDANCE_SCALE
-        ),
+        "num_inference_steps": gr.Slider(1, 200, steps, step=1, label="Steps", info=words.NUM_INFERENCE_STEPS),
+        "guidance_scale": gr.Slider(0, 15, guidance, step=0.1, label="Guidance", info=words.GUIDANCE_SCALE),
         "negative_prompt": gr.Textbox(
             DEFAULTS.negative_prompt, label="Keep away from", info=words.NEGATIVE_PROMPT, max_length=MAX_PROMPT_LENGTH
         ),
-        "sampler": gr.Dropdown(samplers, value=DEFAULTS.sampler, label="Sampler", info=words.SAMPLER),
-    }  # fmt: skip
+        "sampler": gr.Dropdown(samplers, value=DEFAULTS.sampler, label="Sampler", info=words.SAMPLER, filterable=False),
+    }
 
 
 def _prior() -> dict[str, Component]:
+    steps, guidance = DEFAULTS.prior_num_inference_steps, DEFAULTS.prior_guidance_scale
     return {
-        "prior_num_inference_steps": Slider(
-            1, 100, DEFAULTS.prior_num_inference_steps, step=1, label="Prior steps", info=words.PRIOR_STEPS
-        ),
-        "prior_guidance_scale": Slider(
-            0, 10, DEFAULTS.prior_guidance_scale, step=0.1, label="Prior guidance", info=words.PRIOR_GUIDANCE
-        ),
+        "prior_num_inference_steps": gr.Slider(1, 100, steps, step=1, label="Prior steps", info=words.PRIOR_STEPS),
+        "prior_guidance_scale": gr.Slider(0, 10, guidance, step=0.1, label="Prior guidance", info=words.PRIOR_GUIDANCE),
         "template": gr.Textbox(DEFAULTS.template, label="Caption template", info=words.TEMPLATE),
     }

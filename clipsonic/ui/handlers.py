@@ -36,7 +36,7 @@ class Studio:
         self._on_gpu = on_gpu(self._produce)
 
     def run(
-        self, visitor: str, query: dict[str, str | None], settings: GenerationSettings
+        self, visitor: str, query: dict[str, Any], settings: GenerationSettings
     ) -> Iterator[Report | ClipSonicOutput]:
         """Yield reports, then the output.
 
@@ -65,7 +65,7 @@ class Studio:
         self._runs.stop(visitor)
 
     def _produce(
-        self, visitor: str, query: dict[str, str | None], settings: GenerationSettings
+        self, visitor: str, query: dict[str, Any], settings: GenerationSettings
     ) -> Iterator[Report | ClipSonicOutput | ClipSonicError]:
         """Do the run where the GPU is: on ZeroGPU in another process, out of which errors come only as values."""
         with self._runs.begin(visitor) as stop:
@@ -98,13 +98,13 @@ class Tab:
         """Every component that the events may change."""
         return [self._seed, *self._results.components]
 
-    def generate(self, query: str | None, keep_seed: bool, request: gr.Request, **values: Any) -> Iterator[Updates]:
-        """Turn the widgets' values into sounds, with the page kept up to date on the way."""
+    def generate(self, query: Any, keep_seed: bool, request: gr.Request, **values: Any) -> Iterator[Updates]:
+        """Turn the widgets' values, as the browser sent them, into sounds; the page is kept up to date on the way."""
         status = self._results.status
         try:
             settings = read_settings(self._results.methods, keep_seed, values)
             yield self._results.begin(settings.num_audios) | {self._seed: settings.seed}
-            for event in self._studio.run(visitor_of(request), {self._kind: query}, settings):
+            for event in self._studio.run(visitor_of(request), {self._kind: path_or_text(query)}, settings):
                 yield from self._show(event)
         except Cancelled:
             yield {status: message(words.STOPPED)}
@@ -133,7 +133,7 @@ class Api:
         self._studio = studio
 
     def text_to_audio(
-        self, prompt: str, request: gr.Request, **settings: Any
+        self, prompt: Any, request: gr.Request, **settings: Any
     ) -> Iterator[tuple[list[str], dict[str, Any]]]:
         """Turn a text into sounds: for each variation the zero-shot (zs) and then the diffusion-prior (pd) rendering.
 
@@ -151,7 +151,7 @@ class Api:
         yield from self._sounds({"prompt": prompt}, TEXT_METHODS, request, settings)
 
     def image_to_audio(
-        self, image: str | None, request: gr.Request, **settings: Any
+        self, image: Any, request: gr.Request, **settings: Any
     ) -> Iterator[tuple[list[str], dict[str, Any]]]:
         """Turn a picture into sounds: one for each variation (method iq).
 
@@ -166,10 +166,10 @@ class Api:
             The wav files, which carry picture name, method, seed, settings and model as tags, and how they were made:
             model, settings, seconds taken and for each file its method and seed.
         """
-        yield from self._sounds({"image": image}, IMAGE_METHODS, request, settings)
+        yield from self._sounds({"image": path_or_text(image)}, IMAGE_METHODS, request, settings)
 
     def _sounds(
-        self, query: dict[str, str | None], methods: tuple[str, ...], request: gr.Request, values: dict[str, Any]
+        self, query: dict[str, Any], methods: tuple[str, ...], request: gr.Request, values: dict[str, Any]
     ) -> Iterator[tuple[list[str], dict[str, Any]]]:
         try:
             settings = read_settings(methods, True, values)
@@ -184,6 +184,11 @@ class Api:
 def visitor_of(request: gr.Request) -> str:
     """Return what tells one open page from another."""
     return request.session_hash or "anonymous"
+
+
+def path_or_text(query: Any) -> Any:
+    """Return the path of an uploaded file, which Gradio has seen to be one, and anything else as it is."""
+    return query["path"] if isinstance(query, dict) else query
 
 
 def in_page(error: ClipSonicError) -> gr.Error:

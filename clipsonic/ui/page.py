@@ -11,7 +11,7 @@ from gradio.components import Component
 
 from clipsonic.config import MAX_PROMPT_LENGTH
 from clipsonic.ui import words
-from clipsonic.ui.controls import Picture, settings_controls
+from clipsonic.ui.controls import settings_controls
 from clipsonic.ui.handlers import IMAGE_METHODS, TEXT_METHODS, Api, Studio, Tab, visitor_of
 from clipsonic.ui.results import Results
 from clipsonic.ui.theme import CSS, theme
@@ -24,6 +24,8 @@ QUEUE = 32
 """Visitors who may wait; whoever comes later is told to try again."""
 GENERATION: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
 """One run at a time, whoever asks: a run takes the whole machine."""
+UNCHECKED: dict[str, Any] = {"preprocess": False}
+"""Values come as they were sent: `GenerationSettings` and `media` check them, whose messages say what is allowed."""
 LARGEST_UPLOAD = "20mb"
 CLEAN_EVERY_S = 3600
 KEEP_FILES_S = 24 * 3600
@@ -83,41 +85,46 @@ def list_pictures(examples: Path | None) -> list[str]:
 
 
 def _text_tab(studio: Studio, prompts: list[str]) -> None:
-    with gr.Row():
-        with gr.Column(scale=2, min_width=320):
-            prompt = gr.Textbox(
-                label="What should it sound like?",
-                placeholder="a dog barking",
-                max_length=MAX_PROMPT_LENGTH,
-                lines=2,
-                submit_btn=False,
-                autofocus=True,
-                elem_id="prompt",
-            )
-            buttons = _buttons("text")
-            clicked = _examples(prompts, prompt)
-            controls, lock = settings_controls(for_text=True)
-        with gr.Column(scale=3, min_width=320):
+    with gr.Row(elem_classes="halves"):
+        with gr.Column(scale=2, min_width=320, elem_classes="left"):
+            with gr.Column():
+                prompt = gr.Textbox(
+                    label="What should it sound like?",
+                    placeholder="a dog barking",
+                    max_length=MAX_PROMPT_LENGTH,
+                    autofocus=True,
+                    elem_id="prompt",
+                )
+                buttons = _buttons("text")
+                triggers = [prompt.submit, *_examples(prompts, prompt)]
+            with gr.Column(elem_classes="settings"):
+                controls, lock = settings_controls(for_text=True)
+        with gr.Column(scale=3, min_width=320, elem_classes="right"):
             results = Results(TEXT_METHODS)
-    _connect(
-        Tab(studio, "prompt", controls["seed"], results), prompt, lock, controls, buttons, [prompt.submit, *clicked]
-    )
+    _connect(Tab(studio, "prompt", controls["seed"], results), prompt, lock, controls, buttons, triggers)
     _publish(Api(studio).text_to_audio, prompt, controls)
 
 
 def _image_tab(studio: Studio, pictures: list[str]) -> None:
-    with gr.Row():
-        with gr.Column(scale=2, min_width=320):
-            picture = Picture(
-                label="What do you see?", type="filepath", sources=["upload", "clipboard", "webcam"], height=280,
-                elem_id="picture",
-            )  # fmt: skip
-            buttons = _buttons("image")
-            clicked = _examples(pictures, picture)
-            controls, lock = settings_controls(for_text=False)
-        with gr.Column(scale=3, min_width=320):
+    with gr.Row(elem_classes="halves"):
+        with gr.Column(scale=2, min_width=320, elem_classes="left"):
+            with gr.Column():
+                picture = gr.Image(
+                    label="What does it sound like?",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard", "webcam"],
+                    buttons=[],
+                    height=260,
+                    elem_id="picture",
+                )
+                buttons = _buttons("image")
+                triggers = _examples(pictures, picture)
+            with gr.Column(elem_classes="settings"):
+                controls, lock = settings_controls(for_text=False)
+        with gr.Column(scale=3, min_width=320, elem_classes="right"):
             results = Results(IMAGE_METHODS)
-    _connect(Tab(studio, "image", controls["seed"], results), picture, lock, controls, buttons, clicked)
+    _connect(Tab(studio, "image", controls["seed"], results), picture, lock, controls, buttons, triggers)
     _publish(Api(studio).image_to_audio, picture, controls)
 
 
@@ -132,7 +139,10 @@ def _examples(values: list[str], query: Component) -> list[Callable[..., Any]]:
     """Make the examples and return the triggers that fire once one of them has filled in the query."""
     if not values:
         return []
-    examples = gr.Examples(values, query, label="Examples", examples_per_page=24, api_visibility="private")
+    with gr.Column(elem_classes="examples"):
+        examples = gr.Examples(
+            values, query, label="Or try one of these", examples_per_page=24, api_visibility="private"
+        )
     return [examples.load_input_event.then]
 
 
@@ -155,6 +165,7 @@ def _connect(
             show_progress="hidden",
             api_visibility="private",
             **GENERATION,
+            **UNCHECKED,
         )
         for trigger in (go.click, *triggers)
     ]
@@ -168,5 +179,5 @@ def _publish(endpoint: Callable[..., Any], query: Component, controls: dict[str,
     made_with = gr.JSON(label="How they were made", visible=False)
     gr.on(
         [], endpoint, inputs=[query], inputs_kwargs=controls, outputs=[files, made_with],
-        api_name=endpoint.__name__, **GENERATION,
+        api_name=endpoint.__name__, **GENERATION, **UNCHECKED,
     )  # fmt: skip

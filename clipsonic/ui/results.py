@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -68,7 +68,7 @@ class Results:
         for number, column in enumerate(self._takes):
             updates[column] = gr.update(visible=number < count)
         for card in self._cards:
-            updates |= {card.player: None, card.spectrogram: None}
+            updates |= {card.player: gr.update(value=None, visible=False), card.spectrogram: None}
         return updates
 
     def report(self, report: Report, mel: MelConfig) -> Updates:
@@ -81,7 +81,9 @@ class Results:
     def show(self, output: ClipSonicOutput, mel: MelConfig, folder: Path) -> Updates:
         """Show the sounds, whose files are written to `folder` first."""
         paths = write_sounds(output, folder)
-        players = {card.player: str(path) for card, path in zip(self._cards, paths, strict=False)}
+        players = {
+            card.player: gr.update(value=path, visible=True) for card, path in zip(self._cards, paths, strict=False)
+        }
         took = f"Done in {output.timings['total']:.1f} s."
         return {
             self.status: message(took),
@@ -159,6 +161,7 @@ def _card(method: str, take: int) -> Card:
             show_label=False,
             type="filepath",
             interactive=False,
+            visible=False,
             buttons=["download"],
             elem_id=f"{method}-{take + 1}-player",
         )

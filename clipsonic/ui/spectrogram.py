@@ -8,8 +8,10 @@ import math
 import librosa
 import numpy as np
 import PIL.Image
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from clipsonic.config import MelConfig
 
@@ -26,11 +28,11 @@ def draw_spectrogram(mel: np.ndarray, config: MelConfig) -> PIL.Image.Image:
         config: The mel settings, for the axes.
 
     Returns:
-        RGBA picture, 840 × 330 pixels; the loudest 80 dB are coloured.
+        RGBA picture, 720 × 340 pixels; the loudest 80 dB are coloured.
     """
-    figure = Figure(figsize=(5.6, 2.2), dpi=150)
+    figure = Figure(figsize=(3.6, 1.7), dpi=200)
     figure.patch.set_alpha(0.0)
-    axes = figure.add_axes((0.075, 0.18, 0.91, 0.79))
+    axes = figure.add_axes((0.1, 0.21, 0.89, 0.77))
     decibels = mel * (20 / math.log(10))
     top = max(float(decibels.max()), -40.0)
     duration_s = config.duration_s(mel.shape[1])
@@ -43,12 +45,13 @@ def draw_spectrogram(mel: np.ndarray, config: MelConfig) -> PIL.Image.Image:
     return PIL.Image.open(buffer)
 
 
-def _label_axes(axes: Figure, config: MelConfig) -> None:
+def _label_axes(axes: Axes, config: MelConfig) -> None:
     ticks = [hz for hz in TICKS_HZ if config.fmin <= hz <= config.fmax]
     low, high = librosa.hz_to_mel([config.fmin, config.fmax])
     axes.set_yticks((librosa.hz_to_mel(ticks) - low) / (high - low), [f"{hz / 1000:g}" for hz in ticks])
-    axes.set_xlabel("seconds", color=INK, fontsize=8, labelpad=1)
-    axes.set_ylabel("kHz", color=INK, fontsize=8, labelpad=1)
-    axes.tick_params(colors=INK, labelsize=8, length=2, pad=2)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
+    axes.set_ylabel("kHz", color=INK, fontsize=7, labelpad=1)
+    axes.tick_params(colors=INK, labelsize=7, length=2, pad=2)
     for spine in axes.spines.values():
         spine.set_visible(False)

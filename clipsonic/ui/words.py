@@ -14,14 +14,14 @@ The model has watched videos and learnt which sound goes with which **picture**;
 CLIP, a network that knows both pictures and words, turns either into a point in one common space, where a photo of a
 dog and the words "a dog" come to lie near each other. That is what lets you ask in words:
 
-* **Picture query (IQ)**: your picture goes in just as the frames of the videos did. This is what the model was trained for.
+* **Picture query (IQ)**: your picture goes in just as the frames of the videos did; the model was trained for this.
 * **Zero-shot (ZS)**: the point of your *words* goes in, as if it were a picture's.
 * **Diffusion prior (PD)**: a second network first imagines the point of a picture that your words could describe, and
   that one goes in.
 
 Near is not the same: in CLIP's space all words lie a little apart from all pictures. Because of this **modality gap**
-zero-shot sounds tend to be vaguer or off the mark, and the prior, which leaps over the gap, tends to come closer to what
-you meant. Both sounds of a pair start from the same noise, so whatever differs between them is due to the query alone.
+zero-shot sounds tend to be vaguer or off the mark, and the prior, which leaps over the gap, tends to come closer to
+what you meant. Both sounds of a pair start from the same noise: whatever differs between them is due to the query.
 
 The picture of a sound, its *spectrogram*, shows time from left to right and pitch from bottom to top; bright is loud.
 
@@ -36,8 +36,9 @@ METHODS = {
 }
 
 NUM_AUDIOS = "How many different takes to make."
-SEED = "Same seed, same sound."
+SEED = "Same seed and settings, same sound."
 LOCK = "Off: a new one each time."
+MORE_SETTINGS = "More settings"
 NUM_INFERENCE_STEPS = "Small steps from noise to sound. More take longer and are mostly cleaner."
 GUIDANCE_SCALE = "How closely the sound sticks to the query: 1 loosely, 3 clearly; far above that, harshly."
 NEGATIVE_PROMPT = "Something the sound should not be like, such as: music. Works with a guidance above 1."
