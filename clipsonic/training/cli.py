@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of shards that `prepare` wrote")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write; also holds what --resume needs")
     parser.add_argument("--base", type=Path, help="model folder that the other parts are taken from")
+    parser.add_argument("--name", help="name of the model that --out becomes; the folder's if not given")
     parser.add_argument("--max-steps", type=int, help="steps to train; the recipe's number if not given")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train the part, then make `--out` a whole model folder; return the exit status."""
-    from clipsonic.checkpoint import write_index
     from clipsonic.training.loop import Trainer, copy_other_parts
     from clipsonic.training.recipe import Recipe
 
@@ -35,9 +35,18 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         trainer.resume()
     trainer.run()
-    if args.base is not None:
-        write_index(args.out)
+    finish(args.out, args.name or args.out.resolve().name)
     return 0
+
+
+def finish(folder: Path, name: str) -> None:
+    """Write `model_index.json` once every part is there; until then say what is still to be trained."""
+    from clipsonic.checkpoint import REQUIRED_PARTS, write_index
+
+    if missing := [part for part in REQUIRED_PARTS if not (folder / part).is_dir()]:
+        print(f"{folder} still lacks {', '.join(missing)}: train them with --base {folder}, or give --base next time")
+    else:
+        write_index(folder, name)
 
 
 def build_task(part: str, recipe: Any, data: Path, base: Path | None) -> Any:

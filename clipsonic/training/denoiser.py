@@ -39,12 +39,14 @@ class DenoiserTask(Task):
 
     part = "denoiser"
 
-    def __init__(self, model: DenoiserConfig, task: DenoiserTaskConfig, dataset: FrameSoundDataset) -> None:
-        """Make a new denoiser to be trained on `dataset`."""
+    def __init__(self, model: DenoiserConfig, task: DenoiserTaskConfig, dataset: FrameSoundDataset, seed: int) -> None:
+        """Make a new denoiser to be trained on `dataset`; `seed` draws its first weights."""
         super().__init__()
         self.config = task
         self.dataset = dataset
-        self.denoiser = Denoiser(model).to(memory_format=torch.channels_last)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.denoiser = Denoiser(model).to(memory_format=torch.channels_last)
         self.scheduler = noise_scheduler()
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
 
@@ -94,4 +96,4 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> DenoiserTask:
         raise ConfigError("training the denoiser needs CLIP; give a model folder that has it with --base")
     values: dict[str, Any] = recipe.model
     dataset = load_features(data, base / "clip", MelConfig())
-    return DenoiserTask(DenoiserConfig.from_dict(values), DenoiserTaskConfig.from_dict(recipe.task), dataset)
+    return DenoiserTask(DenoiserConfig.from_dict(values), DenoiserTaskConfig.from_dict(recipe.task), dataset, recipe.training.seed)

@@ -17,6 +17,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from clipsonic.checkpoint import OPTIONAL_PARTS, REQUIRED_PARTS
 from clipsonic.config import TrainingConfig
 from clipsonic.errors import CheckpointError
 from clipsonic.storage import write_whole
@@ -210,6 +211,6 @@ class _weights_of:  # noqa: N801 - a context manager, used like a function
 
 def copy_other_parts(base: Path, out: Path, trained: str) -> None:
     """Take every part that was not trained from the model folder `base`, so that `out` is a whole model."""
-    for folder in sorted(base.iterdir()):
-        if folder.is_dir() and folder.name != trained and (folder / "config.json").is_file():
-            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
+    for part in (*REQUIRED_PARTS, *OPTIONAL_PARTS):
+        if part != trained and (base / part).is_dir() and (base / part).resolve() != (out / part).resolve():
+            shutil.copytree(base / part, out / part, dirs_exist_ok=True)
