@@ -33,6 +33,14 @@ CHOSEN = {
     "camera shutter clicking": "camera",
     "playing violin, fiddle": "violin",
     "playing drum kit": "drum-kit",
+    "playing acoustic guitar": "guitar",
+    "playing cello": "cello",
+    "playing trumpet": "trumpet",
+    "bird chirping, tweeting": "lark",
+    "chicken clucking": "hen",
+    "frog croaking": "frog",
+    "fire crackling": "fire",
+    "airplane": "airplane",
 }
 SIZE = 384
 """Pixels of a picture's longer side."""
