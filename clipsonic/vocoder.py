@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from abc import ABC, abstractmethod
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -135,8 +138,8 @@ class SpectralVocoder(Vocoder):
     def render(self, mel: Tensor, cells: Spectrum, noise: Tensor, refinements: int) -> Tensor:
         """Turn the network's cells into sound that has the given mel.
 
-        Overlapping frames that were drawn apart do not fit together. Each refinement is a projection of Griffin and
-        Lim (1984) with one more step: bands that came out too soft or too loud are scaled towards the mel.
+        Overlapping frames, drawn apart, do not fit together. A refinement is a projection of Griffin and Lim (1984)
+        with one more step: bands that came out too soft or too loud are scaled towards the mel.
 
         Args:
             mel: What the sound should have, float32, shape (batch, n_mels, frames).
@@ -147,6 +150,10 @@ class SpectralVocoder(Vocoder):
         Returns:
             Waveform, float32, shape (batch, frames * hop_length).
         """
+        with torch.autocast(mel.device.type, enabled=False):
+            return self._render(mel.float(), cells, noise, refinements)
+
+    def _render(self, mel: Tensor, cells: Spectrum, noise: Tensor, refinements: int) -> Tensor:
         spectrum = self.compose(cells, noise)
         magnitude = (spectrum.real.square() + spectrum.imag.square() + TINY).sqrt()
         waveform = self.istft(spectrum)
@@ -178,7 +185,8 @@ class SpectralVocoder(Vocoder):
 
     def envelope(self, mel: Tensor) -> Tensor:
         """Return the log of the smooth magnitude spectrum a mel stands for, float32, shape (batch, bins, frames)."""
-        return (self.band_levels @ mel.exp()).log()
+        with torch.autocast(mel.device.type, enabled=False):
+            return (self.band_levels @ mel.float().exp()).log()
 
     def compose(self, cells: Spectrum, noise: Tensor) -> Tensor:
         """Add up tone and noise.
@@ -241,6 +249,94 @@ def _band_mixing(mel: MelConfig) -> Tensor:
     return (filters / filters.sum(0).clamp(min=TINY))[:, covered[nearest]].T.contiguous()
 
 
+class BigVGANVocoder(Vocoder):
+    """BigVGAN (Lee et al., arXiv 2206.04658), by the PyPI package `bigvgan`, from the files that lie on the hub."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        """Build the network that the hub's `config.json` describes, with random weights.
+
+        Raises:
+            CheckpointError: The package `bigvgan` is not installed, or a setting is missing or impossible.
+        """
+        super().__init__()
+        try:
+            from bigvgan.bigvgan import BigVGAN
+            from bigvgan.env import AttrDict
+        except ImportError as error:
+            raise CheckpointError(f"BigVGAN needs its package: {error}; pip install --no-deps bigvgan") from error
+        try:
+            self.mel = _bigvgan_mel(values)
+            self.network = BigVGAN(AttrDict(values))
+        except (KeyError, AttributeError, TypeError, ValueError, NotImplementedError) as error:
+            raise CheckpointError(f"config.json describes no BigVGAN: {error}; fetch the model again") from error
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
+        """Read `config.json` and `bigvgan_generator.pt`.
+
+        Raises:
+            CheckpointError: A file is missing, damaged or another network's, or `bigvgan` is not installed.
+        """
+        vocoder = cls(_read_config(folder))
+        path = folder / BIGVGAN_WEIGHTS_NAME
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)["generator"]
+            normed = "conv_pre.weight_g" in weights
+            if not normed:
+                vocoder.fold_weight_norm()
+            vocoder.network.load_state_dict(weights)
+        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{path} lacks this BigVGAN's weights: {_first_line(error)}; fetch it again"
+            ) from error
+        if normed:
+            vocoder.fold_weight_norm()
+        return vocoder.requires_grad_(False).eval().to(device)
+
+    def fold_weight_norm(self) -> None:
+        """Make plain weights of the weight-normalised ones."""
+        with redirect_stdout(io.StringIO()):  # the package prints what it does
+            self.network.remove_weight_norm()
+
+    @torch.inference_mode()
+    def decode(self, mel: Tensor) -> Tensor:
+        """Turn a log-mel spectrogram into sound; see `Vocoder.decode`."""
+        return self.network(mel)[:, 0].float().clamp(-1, 1)
+
+
+def _bigvgan_mel(values: dict[str, Any]) -> MelConfig:
+    """Return the mel settings in the names of the hub's config.
+
+    Raises:
+        ValueError: The window is not as long as the transform.
+    """
+    if values["win_size"] != values["n_fft"]:
+        raise ValueError(f"win_size {values['win_size']} differs from n_fft {values['n_fft']}")
+    return MelConfig(
+        sample_rate=values["sampling_rate"],
+        n_fft=values["n_fft"],
+        hop_length=values["hop_size"],
+        n_mels=values["num_mels"],
+        fmin=float(values["fmin"]),
+        fmax=float(values["fmax"] or values["sampling_rate"] / 2),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; fetch the model again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds {type(values).__name__}, expected an object; fetch the model again")
+    return values
+
+
 def load_vocoder(folder: Path, device: str | torch.device = "cpu") -> Vocoder:
     """Load the vocoder that lies in a folder.
 
@@ -252,9 +348,9 @@ def load_vocoder(folder: Path, device: str | torch.device = "cpu") -> Vocoder:
         The vocoder, without gradients.
 
     Raises:
-        CheckpointError: The weights are missing or do not fit, or BigVGAN's code is not installed.
-        ConfigError: The configuration is missing or wrong.
+        CheckpointError: A file is missing or does not fit, or BigVGAN's code is not installed.
+        ConfigError: `config.json` has an unknown or impossible setting.
     """
-    if (folder / BIGVGAN_WEIGHTS_NAME).exists():
+    if "upsample_rates" in _read_config(folder):
         return BigVGANVocoder.load(folder, device)
     return SpectralVocoder.load(folder, device)
