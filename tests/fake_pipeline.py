@@ -40,6 +40,7 @@ class FakePipeline:
             self._audio(prompt, name, method, settings.seed + variation, settings, picture)
             for variation in range(settings.num_audios)
             for method in settings.methods
+            if (method == "iq") == bool(image)
         ]
         try:
             self._report(settings.num_inference_steps, np.stack([audio.mel for audio in audios]), callback)

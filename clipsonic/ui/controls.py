@@ -62,7 +62,7 @@ def _seed() -> tuple[Component, gr.Checkbox]:
         seed = gr.Number(DEFAULTS.seed, precision=0, minimum=0, label="Seed", info=words.SEED, min_width=130)
         with gr.Column(min_width=130):
             lock = gr.Checkbox(False, label="🔒 Keep this seed", info=words.LOCK)
-            dice = gr.Button("🎲 Roll", size="sm")
+            dice = gr.Button("🎲 New seed", size="sm")
     quietly: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     dice.click(lambda: (new_seed(), True), None, [seed, lock], **quietly)
     seed.input(lambda: True, None, lock, **quietly)

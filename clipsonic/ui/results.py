@@ -19,6 +19,7 @@ from clipsonic.ui import words
 from clipsonic.ui.controls import MAX_VARIATIONS
 from clipsonic.ui.runs import Report
 from clipsonic.ui.spectrogram import draw_spectrogram
+from clipsonic.ui.theme import ACCENT, FADED
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicAudio, ClipSonicOutput
@@ -163,6 +164,7 @@ def _card(method: str, take: int) -> Card:
             interactive=False,
             visible=False,
             buttons=["download"],
+            waveform_options=gr.WaveformOptions(waveform_color=FADED, waveform_progress_color=ACCENT),
             elem_id=f"{method}-{take + 1}-player",
         )
         spectrogram = gr.Image(

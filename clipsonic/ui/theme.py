@@ -6,6 +6,8 @@ import gradio as gr
 
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+ACCENT = "#7c3aed"
+FADED = "#a8a2c4"
 
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
@@ -40,7 +42,9 @@ CSS = """
   .left { display: contents !important; }
   .left > .settings { order: 2; }
   .right { order: 1; }
+  .examples { width: 0; min-width: 100% !important; }
   .examples .gallery { flex-wrap: nowrap !important; overflow-x: auto; }
+  .examples .gallery > * { flex: none; white-space: nowrap; }
 }
 """
 
