@@ -35,7 +35,6 @@ SCHEDULER_NAME = "scheduler_config.json"
 FORMAT = 1
 REQUIRED_PARTS = ("clip", "denoiser", "scheduler", "vocoder")
 OPTIONAL_PARTS = ("prior", "supervised_prior")
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".bin")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -122,8 +121,14 @@ class ModelFolder:
     @cached_property
     def sha256(self) -> str:
         """64 hexadecimal digits that stand for all of the model's weights."""
-        hashes = {name: self.index.entry(name).sha256 for name in sorted(self.index.parts)}
-        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+        hashes = {name: self.part_sha256(name) for name in sorted(self.index.parts)}
+        return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+    def part_sha256(self, name: str) -> str:
+        """Return 64 hexadecimal digits that stand for one part's files."""
+        entry = self.index.entry(name)
+        identity = [entry.repo, entry.revision, entry.sha256]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def card(self) -> str:

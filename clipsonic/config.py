@@ -207,6 +207,7 @@ class GenerationSettings(Config):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Check every value."""
         _check(bool(self.methods), "methods", self.methods, f"at least one of {', '.join(METHODS)}")
         for method in self.methods:
             _check(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
@@ -215,14 +216,25 @@ class GenerationSettings(Config):
         _check_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _check_int("prior_num_inference_steps", self.prior_num_inference_steps, 1, MAX_STEPS)
         _check_int("num_audios", self.num_audios, 1, MAX_AUDIOS)
-        _check_int("seed", self.seed, 0, 2**32 - 1)
+        _check_int("seed", self.seed, 0, 2**32 - self.num_audios)
         _check_number("guidance_scale", self.guidance_scale, 0.0, 30.0)
         _check_number("prior_guidance_scale", self.prior_guidance_scale, 0.0, 30.0)
-        _check(isinstance(self.template, str) and self.template.count("{}") == 1 and self.template.count("{") == 1
-               and self.template.count("}") == 1 and len(self.template) <= MAX_PROMPT_LENGTH,
-               "template", self.template, "a text with {} exactly once where the prompt goes, such as 'a photo of {}'")
-        _check(isinstance(self.negative_prompt, str) and len(self.negative_prompt) <= MAX_PROMPT_LENGTH,
-               "negative_prompt", str(self.negative_prompt)[:40], f"a text of at most {MAX_PROMPT_LENGTH} characters")
+        _check(
+            isinstance(self.template, str)
+            and self.template.count("{}") == 1
+            and self.template.count("{") == 1
+            and self.template.count("}") == 1
+            and len(self.template) <= MAX_PROMPT_LENGTH,
+            "template",
+            self.template,
+            "a text with {} exactly once where the prompt goes, such as 'a photo of {}'",
+        )
+        _check(
+            isinstance(self.negative_prompt, str) and len(self.negative_prompt) <= MAX_PROMPT_LENGTH,
+            "negative_prompt",
+            str(self.negative_prompt)[:40],
+            f"a text of at most {MAX_PROMPT_LENGTH} characters",
+        )
 
 
 def _check(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -236,5 +248,5 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-    _check(ok, name, value, f"a number from {low:g} to {high:g}")
+    number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value
+    _check(math.isfinite(number) and low <= number <= high, name, value, f"a number from {low:g} to {high:g}")

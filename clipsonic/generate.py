@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -179,10 +179,14 @@ def _read_manifest(path: Path) -> list[dict[str, Any]]:
 def _check_writable(folder: Path) -> None:
     """Say early that nothing can be written, before minutes are spent on sounds."""
     nearest = folder.absolute()
-    while not nearest.exists():
+    while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into {folder}: {nearest} is not a writable folder; choose another --out")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = f"{nearest}: {error.strerror}"
+        raise OutputError(f"cannot write into {folder} ({reason}); choose another --out") from error
 
 
 def _show(progress: Progress) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from clipsonic.errors import MediaError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
-"""What counts as a picture: a path, a file's bytes, a PIL image, or a uint8 array of shape (height, width[, 3 or 4])."""
+"""A path, a file's bytes, a PIL image, or a uint8 array of shape (height, width) or (height, width, 3 or 4)."""
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 MAX_PICTURE_PIXELS = 50_000_000

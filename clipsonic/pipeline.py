@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from clipsonic.config import MAX_PROMPT_LENGTH, METHODS, GenerationSettings
 from clipsonic.device import Accelerator
 from clipsonic.errors import PromptError, SettingsError
 from clipsonic.media import Picture, open_picture
+from clipsonic.output import Callback, ClipSonicAudio, ClipSonicOutput, Progress
 from clipsonic.sampling import sample_mel
 
 DEFAULT_MODEL = "checkpoints/mini"
@@ -30,98 +30,6 @@ IMAGE_METHODS = ("iq",)
 PRIORS = {"pd": "prior", "sd": "supervised_prior"}
 _PRIOR_STREAM = 2**32
 """Added to the seed for the prior's noise, so that it never repeats the denoiser's start noise."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Progress:
-    """Where a run stands; handed to the caller's callback, which may raise `Cancelled` to stop the run.
-
-    Attributes:
-        stage: "loading clip" (or another part), "embedding", "prior", "denoising" or "vocoder".
-        step: Steps of this stage that are done, from 0.
-        total: Steps of this stage altogether.
-        preview: Computes the denoised log-mels as they stand, float32, shape (audios, n_mels, frames); only while
-            denoising.
-    """
-
-    stage: str
-    step: int
-    total: int
-    preview: Callable[[], np.ndarray] | None = None
-
-
-Callback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClipSonicAudio:
-    """One sound, and what it was made from.
-
-    Attributes:
-        method: One of `METHODS`.
-        prompt: The prompt as it was given, or None for a picture.
-        image: The picture's name, or None for a prompt.
-        seed: What gives this very sound again as `seed` with `num_audios=1`.
-        waveform: Sound in [-1, 1], float32, shape (samples,).
-        mel: Natural-log mel magnitudes, float32, shape (n_mels, frames).
-        embedding: The L2-normalised embedding the denoiser was conditioned on, float32, shape (embedding_dim,).
-    """
-
-    method: str
-    prompt: str | None
-    image: str | None
-    seed: int
-    waveform: np.ndarray
-    mel: np.ndarray
-    embedding: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClipSonicOutput:
-    """The sounds of one call, ordered by query, then variation, then method.
-
-    Attributes:
-        audios: One entry a sound.
-        settings: The settings in force.
-        sample_rate: Of every waveform, in Hz.
-        timings: Seconds spent, by stage ("loading", "embedding", "prior", "denoising", "vocoder") and in "total".
-        model: The model's name.
-        model_sha256: 64 hexadecimal digits that stand for all of its weights.
-    """
-
-    audios: tuple[ClipSonicAudio, ...]
-    settings: GenerationSettings
-    sample_rate: int
-    timings: dict[str, float]
-    model: str
-    model_sha256: str
-
-    @property
-    def waveforms(self) -> np.ndarray:
-        """All sounds in [-1, 1], float32, shape (audios, samples)."""
-        return np.stack([audio.waveform for audio in self.audios])
-
-    @property
-    def mels(self) -> np.ndarray:
-        """All natural-log mels, float32, shape (audios, n_mels, frames)."""
-        return np.stack([audio.mel for audio in self.audios])
-
-    @property
-    def embeddings(self) -> np.ndarray:
-        """All conditioning embeddings, float32, shape (audios, embedding_dim)."""
-        return np.stack([audio.embedding for audio in self.audios])
-
-    def tags(self, audio: ClipSonicAudio) -> dict[str, str]:
-        """Return what a sound file should say about one of the sounds: the query, the settings and the model."""
-        settings = self.settings.to_dict() | {"methods": [audio.method], "num_audios": 1, "seed": audio.seed}
-        query = {"prompt": audio.prompt, "image": audio.image}
-        return {key: value for key, value in query.items() if value is not None} | {
-            "method": audio.method,
-            "seed": str(audio.seed),
-            "settings": json.dumps(settings, ensure_ascii=False),
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -274,7 +182,7 @@ class ClipSonicPipeline:
     ) -> list[_Query]:
         """Check prompts, pictures and the methods that go with them."""
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        pictures = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
+        pictures = _as_list(image)
         if not prompts and not pictures:
             raise PromptError("there is neither a prompt nor a picture; give at least one")
         for_text = tuple(m for m in settings.methods if m not in IMAGE_METHODS)
@@ -379,6 +287,13 @@ class ClipSonicPipeline:
 
     def _precision(self) -> AbstractContextManager[None]:
         return self.folder.accelerator.autocast()
+
+
+def _as_list(image: Picture | Sequence[Picture] | None) -> list[Picture]:
+    """Return the pictures; a path, bytes or an array are one picture, though Python could iterate over them."""
+    if image is None:
+        return []
+    return [*image] if isinstance(image, list | tuple) else [cast(Picture, image)]
 
 
 def check_prompt(prompt: object) -> str:

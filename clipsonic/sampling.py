@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffusers
@@ -170,16 +171,17 @@ class _Loop:
                 for (s, x), v, extra in zip(self._pairs(samples), velocity, self._extra, strict=True)
             ]
             step = _Step(scaled, velocity, timestep)
-            _tell(callback, done, len(timesteps), lambda step=step: denormalize(self._denoised(step)).numpy())
+            _tell(callback, done, len(timesteps), partial(self._preview, step, denormalize))
         return torch.cat(samples)
 
     def _pairs(self, samples: list[Tensor]) -> list[tuple[Any, Tensor]]:
         return list(zip(self._schedulers, samples, strict=True))
 
-    def _denoised(self, step: _Step) -> Tensor:
-        """Return the clean mels that a velocity points at: alpha * x - sigma * v."""
+    def _preview(self, step: _Step, denormalize: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """Return the clean log-mels that a velocity points at: alpha * x - sigma * v."""
         alpha_squared = self._schedulers[0].alphas_cumprod[round(float(step.timestep))]
-        return alpha_squared.sqrt() * step.scaled - (1 - alpha_squared).sqrt() * step.velocity
+        clean = alpha_squared.sqrt() * step.scaled - (1 - alpha_squared).sqrt() * step.velocity
+        return denormalize(clean).numpy()
 
 
 def _tell(callback: StepCallback | None, done: int, total: int, preview: Callable[[], np.ndarray] | None) -> None:
