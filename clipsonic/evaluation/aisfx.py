@@ -143,7 +143,7 @@ class AisfxEmbedder:
         except (OSError, RuntimeError, ValueError, TypeError, UnpicklingError) as error:
             first = str(error).splitlines()[0]
             raise CheckpointError(f"{path} is not the checkpoint of {REQUIREMENT}: {first}") from error
-        self.network.requires_grad_(False).eval().to(self.device)
+        self.network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
 
     def to(self, device: str | torch.device) -> Self:
         """Move the network to `device`."""
