@@ -7,8 +7,11 @@ root and the tower's own config in `text/`.
 
 from __future__ import annotations
 
+import copy
 import json
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS_NAME = "open_clip_model.safetensors"
 TEXT_TOWER_FOLDER = "text"
+BULK = 32
+"""On a CPU at least so many pictures at once are worth a faster form of the image tower."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -112,7 +117,22 @@ class ClipEncoder:
         if not pictures:
             raise MediaError("got no picture, expected at least one; pass a list of PIL pictures")
         pixels = torch.stack([self.preprocess(picture.convert("RGB")) for picture in pictures]).to(self.device)
-        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
+        if self.device.type == "cpu" and len(pictures) >= BULK:
+            seen = torch.cat([self._bulk_tower(share) for share in pixels.bfloat16().split(BULK)])
+        else:
+            seen = self.model.encode_image(pixels)
+        return F.normalize(seen.float(), dim=-1)
+
+    @cached_property
+    def _bulk_tower(self) -> Callable[[Tensor], Tensor]:
+        """The image tower in bfloat16 with its layers fused: slow to make, then several times as fast on a CPU."""
+        tower: Any = copy.deepcopy(self.model.visual).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+        pixels = torch.zeros(BULK, 3, *tower.image_size, dtype=torch.bfloat16)
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated; torch.compile would need a C++ compiler
+            traced = torch.jit.trace(tower, pixels.contiguous(memory_format=torch.channels_last))
+            fused = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+        return lambda share: fused(share.contiguous(memory_format=torch.channels_last))
 
 
 def build_model(model_config: dict[str, Any], folder: Path) -> nn.Module:
