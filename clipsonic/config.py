@@ -120,10 +120,15 @@ class DenoiserConfig(Config):
     attention: tuple[bool, ...] = (False, False, True)
     norm_groups: int = 32
     head_dim: int = 32
-    mel_mean: float = -5.0
-    mel_std: float = 3.0
+    mel_mean: float = -5.2
+    mel_std: float = 2.2
     mel_floor: float = -9.0
     """Natural log; what lies below is inaudible and is drawn as this value while denoising."""
+
+    @property
+    def frame_multiple(self) -> int:
+        """What lengths must be a multiple of: the frames of one position at the U-Net's lowest level."""
+        return self.fold[1] * 2 ** (len(self.channels) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +150,9 @@ class PriorConfig(Config):
     num_layers: int = 6
     num_attention_heads: int = 8
     attention_head_dim: int = 64
-    num_embeddings: int = 1
-    """Text tokens that the prior sees beside the pooled text embedding."""
+    num_embeddings: int = 0
+    """Text tokens that the prior sees beside the pooled text embedding; none yet."""
+    dropout: float = 0.0
     normalized: bool = True
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
     scale: float = 1.0

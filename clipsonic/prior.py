@@ -1,0 +1,132 @@
+"""The diffusion prior: from the embedding of a text to that of a picture it could describe (unCLIP, arXiv 2204.06125)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from diffusers import DDPMScheduler, PriorTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipsonic.config import PriorConfig
+from clipsonic.errors import SettingsError
+from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
+
+
+class DiffusionPrior(nn.Module):
+    """Draw image embeddings from text embeddings with a small transformer that predicts the clean embedding.
+
+    Inside, embeddings are scaled by `config.scale` and then standardised with `clip_mean` and `clip_std`, which
+    training sets from the image embeddings it sees. A row of zeros stands for "no text".
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        """Build the prior with random weights and a standardisation that changes nothing."""
+        super().__init__()
+        self.config = config
+        self.transformer = PriorTransformer(
+            num_attention_heads=config.num_attention_heads,
+            attention_head_dim=config.attention_head_dim,
+            num_layers=config.num_layers,
+            embedding_dim=config.embedding_dim,
+            num_embeddings=config.num_embeddings,
+            encoder_hid_proj_type="linear" if config.num_embeddings else None,
+            dropout=config.dropout,
+        )
+        # diffusers starts both at zero, with which everything drawn would be zero.
+        self.transformer.clip_std.data.fill_(1.0)
+        for constant in (self.transformer.clip_mean, self.transformer.clip_std):
+            constant.requires_grad_(False)
+        self.scheduler = noise_scheduler()
+
+    def forward(self, noisy: Tensor, timestep: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Predict the clean image embedding in the prior's space.
+
+        Args:
+            noisy: Noisy image embeddings in the prior's space, float32, shape (batch, embedding_dim).
+            timestep: Diffusion times in [0, 1000), int64, shape (batch,).
+            text_embeddings: L2-normalised, or zeros for no text, float32, shape (batch, embedding_dim).
+
+        Returns:
+            float32, shape (batch, embedding_dim).
+        """
+        text = text_embeddings * math.sqrt(self.config.embedding_dim)
+        return self.transformer(noisy, timestep, text).predicted_image_embedding
+
+    def standardize(self, embeddings: Tensor) -> Tensor:
+        """Take image embeddings, shape (..., embedding_dim), into the prior's space."""
+        return (embeddings * self.config.scale - self.transformer.clip_mean) / self.transformer.clip_std
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        text_embeddings: Tensor,
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generators: Sequence[torch.Generator],
+        negative_embeddings: Tensor | None = None,
+    ) -> Tensor:
+        """Draw one image embedding for each text.
+
+        Args:
+            text_embeddings: L2-normalised text embeddings, float32, shape (batch, embedding_dim).
+            num_inference_steps: Evaluations of the transformer.
+            guidance_scale: 1 follows the text as learnt; more exaggerates what sets it apart from no text.
+            generators: One CPU generator per item, so that an item does not depend on the rest of the batch.
+            negative_embeddings: What guidance leads away from, instead of no text; same shape as the texts.
+
+        Returns:
+            Image embeddings, float32, shape (batch, embedding_dim), L2-normalised if the config says so.
+
+        Raises:
+            SettingsError: The number of generators is not that of the texts.
+        """
+        if len(generators) != len(text_embeddings):
+            raise SettingsError(f"{len(generators)} generators for {len(text_embeddings)} texts; pass one for each")
+        device = self.transformer.clip_mean.device
+        text = text_embeddings.to(device)
+        away = torch.zeros_like(text) if negative_embeddings is None else negative_embeddings.to(device)
+        scheduler = DDPMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(num_inference_steps)
+        latents = torch.cat([torch.randn(1, text.shape[1], generator=g) for g in generators]).to(device)
+        for step in scheduler.timesteps:
+            times = step.to(device).expand(len(text))
+            clean = self(latents, times, text).float()
+            if guidance_scale != 1.0:
+                base = self(latents, times, away).float()
+                clean = base + guidance_scale * (clean - base)
+            latents = scheduler.step(clean, step, latents, generator=list(generators)).prev_sample
+        drawn = self.transformer.post_process_latents(latents) / self.config.scale
+        return F.normalize(drawn, dim=-1) if self.config.normalized else drawn
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` (half precision) into `folder`.
+
+        Raises:
+            OutputError: The folder cannot be written to.
+        """
+        save_part(self, self.config, folder)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Read a prior that `save` wrote.
+
+        Raises:
+            ConfigError: `config.json` is not a prior's.
+            CheckpointError: The weights are missing, truncated or of another shape.
+        """
+        prior = cls(PriorConfig.load(folder / CONFIG_NAME))
+        load_weights(prior, folder / WEIGHTS_NAME)
+        return prior.to(device).eval().requires_grad_(False)
+
+
+def noise_scheduler() -> DDPMScheduler:
+    """Return the cosine schedule, predicting the clean embedding, that the prior is trained and sampled with."""
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
+    )
