@@ -150,8 +150,6 @@ class PriorConfig(Config):
     num_layers: int = 6
     num_attention_heads: int = 8
     attention_head_dim: int = 64
-    num_embeddings: int = 0
-    """Text tokens that the prior sees beside the pooled text embedding; none yet."""
     dropout: float = 0.0
     normalized: bool = True
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""

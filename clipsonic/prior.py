@@ -33,8 +33,8 @@ class DiffusionPrior(nn.Module):
             attention_head_dim=config.attention_head_dim,
             num_layers=config.num_layers,
             embedding_dim=config.embedding_dim,
-            num_embeddings=config.num_embeddings,
-            encoder_hid_proj_type="linear" if config.num_embeddings else None,
+            num_embeddings=0,
+            encoder_hid_proj_type=None,
             dropout=config.dropout,
         )
         # diffusers starts both at zero, with which everything drawn would be zero.

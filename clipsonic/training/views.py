@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from clipsonic.errors import DataError
 from clipsonic.storage import sha256, write_whole
@@ -148,15 +149,14 @@ def features_of(
     return features
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would keep the traced tower from being fused
 def _compute(trunk: nn.Module, dataset: _Views) -> Tensor:
-    """Run the tower in bfloat16; on a CPU traced and fused, which is six times as fast as it is."""
+    """Run the tower in bfloat16; on a CPU traced and fused, which is several times as fast as it is."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    placement = {"device": device, "dtype": torch.bfloat16, "memory_format": torch.channels_last}
     tower: Any = copy.deepcopy(trunk).eval()
-    tower.to(**placement)
+    tower.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)
     rows: list[Tensor] = []
-    for batch in DataLoader(dataset, batch_size=16, num_workers=1):
+    for batch in tqdm(DataLoader(dataset, batch_size=16, num_workers=1), desc="pictures", unit="batch"):
         pixels = batch.flatten(0, 1).to(device, torch.bfloat16).contiguous(memory_format=torch.channels_last)
         if not rows and device.type == "cpu":
             tower = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(tower, pixels)))
