@@ -84,7 +84,7 @@ def test_train_makes_a_whole_model(recipe_file: Path, corpus: Path, tiny_model: 
 def test_resumed_training_equals_unbroken(recipe_file: Path, corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
     train(recipe_file, corpus, tiny_model, tmp_path / "whole")
     recipe = Recipe.find("denoiser", str(recipe_file))
-    dataset = load_features(corpus, tiny_model / "clip", MelConfig())
+    dataset = load_features(corpus, tiny_model / "clip", MelConfig(), pictures=2)
     trainer = Trainer(task(dataset), recipe.training, tmp_path / "broken")
     for _ in range(3):
         trainer._train_step()
@@ -103,7 +103,7 @@ def task(dataset: FrameSoundDataset) -> DenoiserTask:
 
 
 def test_loss_falls(corpus: Path, tiny_model: Path) -> None:
-    learner = task(load_features(corpus, tiny_model / "clip", MelConfig()))
+    learner = task(load_features(corpus, tiny_model / "clip", MelConfig(), pictures=2))
     optimizer = torch.optim.Adam(learner.parameters(), lr=5e-3)
     batch = {name: torch.stack([learner.dataset[i][name] for i in range(6)]) for name in ("mel", "embeddings")}
     losses = []
@@ -178,7 +178,7 @@ def test_resume_without_a_state_says_so(
 
 def test_state_of_another_shape_is_refused(corpus: Path, tiny_model: Path, recipe_file: Path, tmp_path: Path) -> None:
     train(recipe_file, corpus, tiny_model, tmp_path / "out")
-    dataset = load_features(corpus, tiny_model / "clip", MelConfig())
+    dataset = load_features(corpus, tiny_model / "clip", MelConfig(), pictures=2)
     other = DenoiserTask(
         DenoiserConfig.from_dict({**MODEL, "channels": [8, 16]}), DenoiserTaskConfig(), dataset, seed=0
     )

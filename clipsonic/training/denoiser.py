@@ -27,6 +27,12 @@ class DenoiserTaskConfig(Config):
     """Share of clips that are trained without a condition, for classifier-free guidance."""
     embedding_noise: float = 0.0
     """Norm of the Gaussian noise added to the unit-norm embeddings, so that near pictures sound alike."""
+    crop_share: float = 0.0
+    """Share of batches trained on a random part of the mels: half the arithmetic, twice the conditions seen."""
+    crop_frames: int = 160
+    """Length of that part."""
+    pictures: int = 2
+    """Frames of each video that are embedded; one of them is drawn each time the video comes up."""
 
 
 def noise_scheduler() -> DDPMScheduler:
@@ -42,6 +48,8 @@ class DenoiserTask(Task):
     def __init__(self, model: DenoiserConfig, task: DenoiserTaskConfig, dataset: FrameSoundDataset, seed: int) -> None:
         """Make a new denoiser to be trained on `dataset`; `seed` draws its first weights."""
         super().__init__()
+        if task.crop_share and task.crop_frames % model.frame_multiple:
+            raise ConfigError(f"crop_frames is {task.crop_frames}; allowed: multiples of {model.frame_multiple}")
         self.config = task
         self.dataset = dataset
         with torch.random.fork_rng(devices=[]):
@@ -52,7 +60,7 @@ class DenoiserTask(Task):
 
     def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the mean squared error of the velocity."""
-        clean = self.denoiser.normalize(batch["mel"])
+        clean = self.denoiser.normalize(self._crop(batch["mel"], generator))
         embedding = self._condition(batch["embeddings"], generator)
         timestep = self._timesteps(len(clean), generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
@@ -61,6 +69,14 @@ class DenoiserTask(Task):
         velocity = level.sqrt() * noise - (1 - level).sqrt() * clean
         loss = F.mse_loss(self.denoiser(noisy, timestep, embedding), velocity)
         return loss, {"v_loss": loss.item()}
+
+    def _crop(self, mel: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a random part of the mels, or all of them."""
+        draw, place = torch.rand(2, generator=generator, device=mel.device).tolist()
+        if draw >= self.config.crop_share:
+            return mel
+        start = round(place * (mel.shape[-1] - self.config.crop_frames))
+        return mel[..., start : start + self.config.crop_frames]
 
     def _timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Return timesteps spread evenly over the batch from a random start (Kingma et al., 2021, appendix I)."""
@@ -95,5 +111,6 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> DenoiserTask:
     if base is None:
         raise ConfigError("training the denoiser needs CLIP; give a model folder that has it with --base")
     values: dict[str, Any] = recipe.model
-    dataset = load_features(data, base / "clip", MelConfig())
-    return DenoiserTask(DenoiserConfig.from_dict(values), DenoiserTaskConfig.from_dict(recipe.task), dataset, recipe.training.seed)
+    task = DenoiserTaskConfig.from_dict(recipe.task)
+    dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
+    return DenoiserTask(DenoiserConfig.from_dict(values), task, dataset, recipe.training.seed)

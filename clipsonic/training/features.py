@@ -16,6 +16,7 @@ from tqdm import tqdm
 from clipsonic.audio import log_mel
 from clipsonic.clip import ClipEncoder
 from clipsonic.config import MelConfig
+from clipsonic.device import Accelerator
 from clipsonic.shards import Index, Sample, read_samples
 from clipsonic.storage import sha256, write_whole
 
@@ -43,38 +44,51 @@ class FrameSoundDataset(Dataset[dict[str, Tensor]]):
         return {"mel": self.mels[index].float(), "embeddings": self.embeddings[index].float()}
 
 
-def load_features(shards: Path, clip_folder: Path, mel: MelConfig, split: str = "train") -> FrameSoundDataset:
+def load_features(
+    shards: Path, clip_folder: Path, mel: MelConfig, *, pictures: int, split: str = "train"
+) -> FrameSoundDataset:
     """Read the features of a split from the cache in the shards' folder, computing them first if they are not there.
+
+    Args:
+        shards: What `prepare` wrote.
+        clip_folder: The CLIP part whose image embeddings are wanted.
+        mel: The mel settings.
+        pictures: How many frames of each video to embed, evenly spaced.
+        split: Which shards.
 
     Raises:
         DataError: The shards are missing or damaged.
         CheckpointError: CLIP cannot be loaded.
     """
-    path = shards / "cache" / f"{split}-{_fingerprint(shards, clip_folder, mel)}.safetensors"
+    path = shards / "cache" / f"{split}-{_fingerprint(shards, clip_folder, mel, pictures)}.safetensors"
     if not path.is_file():
-        mels, embeddings = _compute(shards, ClipEncoder.load(clip_folder), mel, split)
+        mels, embeddings = _compute(shards, clip_folder, mel, pictures, split)
         with write_whole(path) as temporary:
             save_file({"mels": mels, "embeddings": embeddings}, temporary)
     tensors = load_file(path)
     return FrameSoundDataset(tensors["mels"], tensors["embeddings"])
 
 
-def _fingerprint(shards: Path, clip_folder: Path, mel: MelConfig) -> str:
-    """Name what the features depend on: the shards, CLIP's weights and the mel settings."""
+def _fingerprint(shards: Path, clip_folder: Path, mel: MelConfig, pictures: int) -> str:
+    """Name what the features depend on: the shards, CLIP's weights, the mel settings and the number of frames."""
     weights = [sha256(path) for path in sorted(clip_folder.glob("*.safetensors"))]
-    text = Index.read(shards).to_json() + "".join(weights) + mel.to_json()
+    text = Index.read(shards).to_json() + "".join(weights) + mel.to_json() + str(pictures)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @torch.inference_mode()
-def _compute(shards: Path, clip: ClipEncoder, mel: MelConfig, split: str) -> tuple[Tensor, Tensor]:
+def _compute(shards: Path, clip_folder: Path, mel: MelConfig, pictures: int, split: str) -> tuple[Tensor, Tensor]:
+    accelerator = Accelerator.choose("auto")
+    clip = ClipEncoder.load(clip_folder, accelerator.device)
     mels, embeddings = [], []
     samples = tqdm(read_samples(shards, split), desc=f"{split} features", unit="clip")
     for batch in _batches(samples, BATCH):
         waveforms = torch.stack([torch.from_numpy(sample.waveform) for sample in batch])
         mels.append(log_mel(waveforms, mel).half())
-        pictures = [frame for sample in batch for frame in sample.frames]
-        embeddings.append(clip.encode_images(pictures).half().unflatten(0, (len(batch), -1)))
+        chosen = [frame for sample in batch for frame in sample.frames[:: -(-len(sample.frames) // pictures)]]
+        with accelerator.autocast():
+            embedded = clip.encode_images(chosen)
+        embeddings.append(embedded.half().cpu().unflatten(0, (len(batch), -1)))
     return torch.cat(mels), torch.cat(embeddings)
 
 
