@@ -285,7 +285,7 @@ class BigVGANVocoder(Vocoder):
             if not normed:
                 vocoder.fold_weight_norm()
             vocoder.network.load_state_dict(weights)
-        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{path} lacks this BigVGAN's weights: {_first_line(error)}; fetch it again"
             ) from error
