@@ -1,0 +1,225 @@
+"""The app in a real browser: type, press, wait, hear."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from app_server import ROOT, Server, serve_app
+from fake_pipeline import FakePipeline
+
+from clipsonic.audio import read_audio, read_tags
+from clipsonic.ui import build_ui, launch_options
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytest.skip("no Chromium on this machine; install it (Debian: apt-get install chromium)", allow_module_level=True)
+
+ARTIFACTS = Path(os.environ.get("CLIPSONIC_ARTIFACTS", ROOT / "artifacts"))
+MINI = ROOT / "checkpoints" / "mini"
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+PATIENCE_S = 180
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app on the model of the repository, or on random weights before there is one."""
+    model = MINI if (MINI / "model_index.json").is_file() else tiny_model
+    with serve_app(model, tmp_path_factory.mktemp("browser") / "log.txt") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[tuple[FakePipeline, str]]:
+    """A page around a pretended pipeline that takes its time, and its address."""
+    pipeline = FakePipeline(seconds_a_step=0.2)
+    page = build_ui(lambda: pipeline, ROOT / "examples")
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    yield pipeline, url
+    page.close()
+
+
+@pytest.fixture
+def visit(browser: sync_api.Browser) -> Iterator[Callable[..., sync_api.Page]]:
+    """Open a page as a new visitor would; complains at the end if the page did or looked for anything else."""
+    pages: list[sync_api.Page] = []
+    elsewhere: list[str] = []
+
+    def open_page(url: str, viewport: dict[str, int] = DESKTOP, theme: str = "light") -> sync_api.Page:
+        context = browser.new_context(viewport=viewport, accept_downloads=True)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.on("request", lambda request: elsewhere.append(request.url))
+        page.on("pageerror", lambda error: elsewhere.append(str(error)))
+        page.goto(f"{url}?__theme={theme}")
+        page.get_by_role("tab", name="Text").wait_for()
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.context.close()
+    assert not [what for what in elsewhere if not re.match(r"(http://127\.0\.0\.1:|blob:|data:)", what)]
+
+
+def generate(page: sync_api.Page, prompt: str) -> None:
+    page.locator("#prompt input, #prompt textarea").fill(prompt)
+    page.locator("#text-generate").click()
+
+
+def wait_for_status(page: sync_api.Page, words: str) -> None:
+    page.locator(".status:visible", has_text=words).wait_for()
+
+
+def download(page: sync_api.Page, player: str) -> Path:
+    """Press a player's download button and return the file under the name it was given."""
+    with page.expect_download() as caught:
+        page.locator(f"#{player} a[download], #{player} button[aria-label*=ownload]").first.click()
+    path = Path(caught.value.path())
+    return path.rename(path.with_name(caught.value.suggested_filename))
+
+
+def seconds_shown(page: sync_api.Page, player: str) -> float:
+    """The length that the player itself has found in the file."""
+    shown = page.locator(f"#{player} #duration, #{player} .timestamps time").last
+    minutes, seconds = shown.inner_text().split(":")
+    return 60 * int(minutes) + int(seconds)
+
+
+def screenshot(page: sync_api.Page, name: str) -> None:
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+
+def test_type_press_wait_hear(server: Server, visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(server.url)
+    generate(page, "a dog barking")
+    wait_for_status(page, "Done in")
+    seed = page.get_by_label("Seed").first.input_value()
+    for method in ("zs", "pd"):
+        path = download(page, f"{method}-1-player")
+        waveform, rate = read_audio(path)
+        assert path.name == f"a-dog-barking_{method}_seed{seed}.wav"
+        assert read_tags(path)["prompt"] == "a dog barking" and read_tags(path)["method"] == method
+        assert abs(len(waveform) / rate - seconds_shown(page, f"{method}-1-player")) < 1
+        picture = page.locator(f"#{method}-1-spectrogram img")
+        assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [720, 340]
+    screenshot(page, "text-light")
+
+
+def test_an_example_needs_one_click(server: Server, visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(server.url, theme="dark")
+    page.get_by_role("button", name="a violin playing").click()
+    wait_for_status(page, "Done in")
+    assert page.locator("#pd-1-player").is_visible()
+    screenshot(page, "text-dark")
+
+
+def test_a_picture_sounds_with_one_click(server: Server, visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(server.url)
+    page.get_by_role("tab", name="Image").click()
+    page.get_by_label("Variations").last.fill("2")
+    page.locator(".examples:visible img").nth(3).click()
+    wait_for_status(page, "Done in")
+    files = [download(page, f"iq-{take}-player") for take in (1, 2)]
+    assert [read_tags(path)["method"] for path in files] == ["iq", "iq"]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    screenshot(page, "image-light")
+
+
+def test_a_dropped_file_that_is_no_picture_is_told(
+    server: Server, visit: Callable[..., sync_api.Page], tmp_path: Path
+) -> None:
+    page = visit(server.url)
+    page.get_by_role("tab", name="Image").click()
+    (tmp_path / "fake.png").write_bytes(b"\x89PNG nothing")
+    page.locator("#picture input[type=file]").first.set_input_files(tmp_path / "fake.png")
+    page.locator("#picture img").wait_for(state="attached")
+    page.locator("#image-generate").click()
+    page.locator(".toast-body.error").wait_for()
+    assert "picture" in page.locator(".toast-body.error").inner_text()
+
+
+def test_a_mistake_is_told_and_the_page_lives_on(server: Server, visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(server.url)
+    generate(page, "   ")
+    toast = page.locator(".toast-body.error")
+    toast.wait_for()
+    assert "prompt" in toast.inner_text() and "Traceback" not in toast.inner_text()
+    generate(page, "<img src=x onerror=document.title='taken'>")
+    wait_for_status(page, "Done in")
+    assert "CLIPSonic" in page.title()
+
+
+def test_the_lock_and_the_dice(slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(slow[1])
+    lock, seed = page.get_by_label("Keep this seed").first, page.get_by_label("Seed", exact=True).first
+    assert not lock.is_checked()
+    page.get_by_role("button", name="New seed").first.click()
+    sync_api.expect(lock).to_be_checked()
+    rolled = seed.input_value()
+    page.get_by_label("Steps", exact=True).first.fill("2", force=True)
+    generate(page, "a dog")
+    wait_for_status(page, "Done in")
+    assert seed.input_value() == rolled == str(slow[0].calls[-1].seed)
+
+
+def test_the_bar_moves_and_stop_stops(slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]) -> None:
+    pipeline, url = slow
+    page = visit(url)
+    generate(page, "a dog")
+    bar = page.locator(".status:visible progress[value]")
+    bar.wait_for()
+    first = int(bar.get_attribute("value"))
+    page.wait_for_function(f"document.querySelector('.status progress[value]').value > {first + 2}")
+    assert page.locator("#zs-1-spectrogram img").is_visible(), "a look at the sound while it is carved"
+    screenshot(page, "running")
+    page.locator("#text-stop").click()
+    wait_for_status(page, "Stopped")
+    steps = pipeline.steps
+    time.sleep(1)
+    assert pipeline.steps - steps <= 1
+    generate(page, "a cat")
+    wait_for_status(page, "Done in")
+
+
+def test_closing_the_page_stops_its_run_alone(
+    slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]
+) -> None:
+    pipeline, url = slow
+    leaving, staying = visit(url), visit(url)
+    generate(leaving, "a dog")
+    leaving.locator(".status:visible progress[value]").wait_for()
+    generate(staying, "a cat")
+    stopped = pipeline.stopped
+    leaving.close()
+    wait_for_status(staying, "Done in")
+    assert pipeline.stopped == stopped + 1
+
+
+def test_nothing_sticks_out_on_a_phone(slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(slow[1], viewport=PHONE)
+    generate(page, "a dog")
+    wait_for_status(page, "Done in")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    status, settings = page.locator(".status:visible").bounding_box(), page.get_by_label("Seed").first.bounding_box()
+    assert status and settings and status["y"] < settings["y"], "sounds come before the settings"
+    screenshot(page, "phone")
