@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import re
 import sys
 import tempfile
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,9 @@ from clipsonic.device import DEVICES
 from clipsonic.errors import OutputError, PromptError
 from clipsonic.media import open_picture
 from clipsonic.pipeline import DEFAULT_MODEL, ClipSonicAudio, ClipSonicOutput, ClipSonicPipeline, Progress, check_prompt
-from clipsonic.storage import write_text
+from clipsonic.storage import slug, write_text
 
 MANIFEST_NAME = "manifest.jsonl"
-SLUG_LENGTH = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,13 +113,6 @@ class _Writer:
             name = f"{stem}-{number}.{self._suffix}"
         self._taken.add(name)
         return name
-
-
-def slug(text: str) -> str:
-    """Return a text as a file name of lower-case ASCII letters, digits and hyphens, never empty."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_text)[:SLUG_LENGTH].strip("-")
-    return words or f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _entry(file: str, audio: ClipSonicAudio, output: ClipSonicOutput, image: Path | None) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from clipsonic.errors import CheckpointError, OutputError
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+SLUG_LENGTH = 60
 
 
 @contextmanager
@@ -53,6 +56,13 @@ def write_text(path: Path, text: str) -> None:
     """
     with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def slug(text: str) -> str:
+    """Return a text as a file name of lower-case ASCII letters, digits and hyphens, never empty."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_text)[:SLUG_LENGTH].strip("-")
+    return words or f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def sha256(path: Path) -> str:

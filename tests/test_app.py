@@ -47,7 +47,7 @@ def test_page_is_up_soon_and_before_any_model(server: Server) -> None:
 
 def test_text_gives_both_methods_with_names_tags_and_facts(client: Client) -> None:
     files, facts = client.predict("a dog barking", seed=5, num_inference_steps=3, api_name="/text_to_audio")
-    assert [Path(file).name for file in files] == [f"a-dog-barking_{m}_seed5.wav" for m in ("zs", "pd")]
+    assert [Path(file).name for file in files] == [f"a-dog-barking_{m}_s5.wav" for m in ("zs", "pd")]
     assert facts["settings"]["num_inference_steps"] == 3 and facts["model"] == "tiny"
     assert [audio["method"] for audio in facts["audios"]] == ["zs", "pd"]
     tags = read_tags(Path(files[1]))
@@ -63,7 +63,7 @@ def test_defaults_are_those_of_the_python_class(client: Client, tiny_pipeline: C
 
 def test_picture_gives_variations(client: Client, tiny_pipeline: ClipSonicPipeline) -> None:
     files, facts = client.predict(handle_file(DOG), num_audios=2, num_inference_steps=2, api_name="/image_to_audio")
-    assert [Path(file).name for file in files] == ["dog_iq_seed0.wav", "dog_iq_seed1.wav"]
+    assert [Path(file).name for file in files] == ["dog_iq_s0.wav", "dog_iq_s1.wav"]
     assert [audio["image"] for audio in facts["audios"]] == ["dog.jpg"] * 2
     made = tiny_pipeline(image=DOG, num_audios=2, num_inference_steps=2)
     np.testing.assert_allclose(sounds((files, facts)), made.waveforms, atol=2 / 32768)

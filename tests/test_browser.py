@@ -117,7 +117,7 @@ def test_type_press_wait_hear(server: Server, visit: Callable[..., sync_api.Page
     for method in ("zs", "pd"):
         path = download(page, f"{method}-1-player")
         waveform, rate = read_audio(path)
-        assert path.name == f"a-dog-barking_{method}_seed{seed}.wav"
+        assert path.name == f"a-dog-barking_{method}_s{seed}.wav"
         assert read_tags(path)["prompt"] == "a dog barking" and read_tags(path)["method"] == method
         assert abs(len(waveform) / rate - seconds_shown(page, f"{method}-1-player")) < 1
         picture = page.locator(f"#{method}-1-spectrogram img")

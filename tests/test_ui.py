@@ -120,7 +120,7 @@ def test_generate_shows_progress_then_sounds() -> None:
     assert updates[0]["Number"] == 5
     assert any("step" in update["HTML"] and "<progress value=" in update["HTML"] for update in updates)
     assert "Done in" in updates[-1]["HTML"]
-    assert [Path(f).name for f in files] == [f"a-dog_{m}_seed{s}.wav" for s in (5, 6) for m in ("zs", "pd")]
+    assert [Path(f).name for f in files] == [f"a-dog_{m}_s{s}.wav" for s in (5, 6) for m in ("zs", "pd")]
     assert not any(Path(f).exists() for f in files), "files must go once the page has its copies"
     assert {v.size for v in updates[-1].values() if hasattr(v, "size")} == {(720, 340)}
 
@@ -210,7 +210,7 @@ def test_watch_stops_before_the_first_step() -> None:
 def test_files_carry_names_tags_and_the_whole_sound(tmp_path: Path) -> None:
     output = FakePipeline()("¡Ein Hund, bellt!", settings=GenerationSettings(seed=3), callback=lambda _: None)
     paths = write_sounds(output, tmp_path)
-    assert [path.name for path in paths] == ["ein-hund-bellt_zs_seed3.wav", "ein-hund-bellt_pd_seed3.wav"]
+    assert [path.name for path in paths] == ["ein-hund-bellt_zs_s3.wav", "ein-hund-bellt_pd_s3.wav"]
     wave, rate = read_audio(paths[0])
     assert len(wave) == SAMPLES and rate == MEL.sample_rate
     tags = read_tags(paths[1])
@@ -221,7 +221,7 @@ def test_files_carry_names_tags_and_the_whole_sound(tmp_path: Path) -> None:
 def test_file_names_are_tame(prompt: str) -> None:
     audio = SimpleNamespace(prompt=prompt, image=None, method="zs", seed=1)
     name = file_name(audio)
-    assert Path(name).name == name and len(name) < 100 and name.endswith("_zs_seed1.wav") and name[0] != "_"
+    assert Path(name).name == name and len(name) < 100 and name.endswith("_zs_s1.wav") and name[0] != "_"
 
 
 def test_spectrogram_puts_a_tone_where_it_belongs() -> None:

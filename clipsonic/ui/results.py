@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +14,7 @@ from gradio.components import Component
 
 from clipsonic.audio import write_audio
 from clipsonic.config import MelConfig
+from clipsonic.storage import slug
 from clipsonic.ui import words
 from clipsonic.ui.controls import MAX_VARIATIONS
 from clipsonic.ui.runs import Report
@@ -111,10 +111,8 @@ def write_sounds(output: ClipSonicOutput, folder: Path) -> list[Path]:
 
 
 def file_name(audio: ClipSonicAudio) -> str:
-    """Return a name such as `a-dog-barking_zs_seed7.wav`."""
-    query = audio.prompt or Path(audio.image or "picture").stem
-    slug = re.sub(r"[\W_]+", "-", query).strip("-").lower()[:60] or "sound"
-    return f"{slug}_{audio.method}_seed{audio.seed}.wav"
+    """Return a name such as `a-dog-barking_zs_s7.wav`, as the command line gives."""
+    return f"{slug(audio.prompt or Path(audio.image or '').stem)}_{audio.method}_s{audio.seed}.wav"
 
 
 def facts(output: ClipSonicOutput, paths: Sequence[Path]) -> dict[str, Any]:
