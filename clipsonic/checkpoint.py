@@ -265,6 +265,9 @@ def _read_index(path: Path) -> ModelIndex:
         )
     if missing := [name for name in REQUIRED_PARTS if name not in index.parts]:
         raise CheckpointError(f"{path} names no {', '.join(missing)}; every model needs {', '.join(REQUIRED_PARTS)}")
+    places = {name: Path(index.entry(name).path) for name in index.parts}
+    if strays := [name for name, place in places.items() if place.is_absolute() or ".." in place.parts]:
+        raise CheckpointError(f"{path} names a folder outside the model for {', '.join(strays)}; mend the model")
     if unknown := [name for name in index.parts if name not in _LOADERS]:
         raise CheckpointError(f"{path} names {', '.join(unknown)}; allowed: {', '.join(_LOADERS)}")
     return index

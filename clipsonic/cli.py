@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from textwrap import shorten
 from typing import NoReturn
 
 from clipsonic import __version__
@@ -21,6 +22,8 @@ COMMANDS = {
 """Each module has `add_arguments(parser)` and `run(args)`."""
 
 USAGE_ERROR = 2
+MAX_COMPLAINT = 300
+"""Characters of argparse's message that are shown; it may quote a whole argument."""
 INTERRUPTED = 130
 
 
@@ -28,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: {shorten(message, MAX_COMPLAINT)}; see {self.prog} --help\n")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:

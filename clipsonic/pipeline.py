@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipsonic.checkpoint import ModelFolder
 from clipsonic.clip import ClipEncoder
@@ -117,8 +118,8 @@ class ClipSonicPipeline:
     @torch.inference_mode()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
-        image: Picture | Sequence[Picture] | None = None,
+        prompt: str | list[str] | tuple[str, ...] | None = None,
+        image: Picture | list[Picture] | tuple[Picture, ...] | None = None,
         *,
         settings: GenerationSettings | None = None,
         generator: torch.Generator | None = None,
@@ -128,8 +129,8 @@ class ClipSonicPipeline:
         """Make sounds for prompts, pictures or both; prompts come first.
 
         Args:
-            prompt: One text or several. They are rendered by those of `methods` that take text: zs, pd, sd.
-            image: One picture or several (paths, bytes, PIL images or uint8 arrays); rendered by the method iq.
+            prompt: One text or a list of them. They are rendered by those of `methods` that take text: zs, pd, sd.
+            image: One picture or a list of them (paths, bytes, PIL images or uint8 arrays); rendered by the method iq.
             settings: What to do; the defaults of `GenerationSettings` if left out.
             generator: If given, the seed is drawn from it.
             callback: Called with a `Progress` before and after every step; may raise `Cancelled`.
@@ -176,13 +177,13 @@ class ClipSonicPipeline:
 
     def _queries(
         self,
-        prompt: str | Sequence[str] | None,
-        image: Picture | Sequence[Picture] | None,
+        prompt: str | list[str] | tuple[str, ...] | None,
+        image: Picture | list[Picture] | tuple[Picture, ...] | None,
         settings: GenerationSettings,
     ) -> list[_Query]:
         """Check prompts, pictures and the methods that go with them."""
-        prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        pictures = _as_list(image)
+        prompts = [] if prompt is None else [*prompt] if isinstance(prompt, list | tuple) else [prompt]
+        pictures = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
         if not prompts and not pictures:
             raise PromptError("there is neither a prompt nor a picture; give at least one")
         for_text = tuple(m for m in settings.methods if m not in IMAGE_METHODS)
@@ -246,12 +247,14 @@ class ClipSonicPipeline:
             run.report("prior", number, len(rows))
             with run.timed("prior"), self._precision():
                 for batch in batches:
-                    batch[row] = prior.sample(
+                    drawn = prior.sample(
                         batch[row : row + 1],
                         num_inference_steps=settings.prior_num_inference_steps,
                         guidance_scale=settings.prior_guidance_scale,
                         generators=[torch.Generator().manual_seed(items[row].seed + _PRIOR_STREAM)],
-                    )[0]
+                    )
+                    # Some priors draw embeddings of other lengths; the denoiser only knows unit ones.
+                    batch[row] = F.normalize(drawn[0].float(), dim=-1)
         if rows:
             run.report("prior", len(rows), len(rows))
 
@@ -287,13 +290,6 @@ class ClipSonicPipeline:
 
     def _precision(self) -> AbstractContextManager[None]:
         return self.folder.accelerator.autocast()
-
-
-def _as_list(image: Picture | Sequence[Picture] | None) -> list[Picture]:
-    """Return the pictures; a path, bytes or an array are one picture, though Python could iterate over them."""
-    if image is None:
-        return []
-    return [*image] if isinstance(image, list | tuple) else [cast(Picture, image)]
 
 
 def check_prompt(prompt: object) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,12 @@ def tiny_copy(tiny_model: Path, tmp_path: Path) -> Path:
 def tiny_pipeline(tiny_model: Path) -> ClipSonicPipeline:
     """The tiny model, opened on the CPU."""
     return ClipSonicPipeline.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Let no file grow beyond 4 kB, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -103,6 +103,15 @@ def test_unknown_suffix_and_unwritable_folder_are_told(tmp_path: Path) -> None:
         write_audio(tmp_path / "file/tone.wav", tone(), RATE)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_told_and_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, RATE * 4).astype(np.float32)
+    with pytest.raises(OutputError, match="choose a writable folder"):
+        write_audio(tmp_path / f"noise.{suffix}", noise, RATE, TAGS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_stereo_is_mixed_and_resampled(tmp_path: Path) -> None:
     import soundfile
 
