@@ -51,8 +51,8 @@ class Settings:
     """
 
     seed: int = 0
-    train_per_thing: int = 40
-    test_per_thing: int = 6
+    train_per_thing: int = 30
+    test_per_thing: int = 5
     phrases_per_preset: int = 4
 
 

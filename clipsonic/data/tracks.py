@@ -9,6 +9,7 @@ import librosa
 import numpy as np
 import pyloudnorm
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.signal import resample_poly
 
 LOUDNESS_LUFS = -20.0
@@ -132,8 +133,8 @@ def reverberate(waveform: Waveform, rate: int, random: np.random.Generator) -> W
     time = np.arange(int(decay_s * rate)) / rate
     tail = random.standard_normal(len(time)) * np.exp(-6.9 * time / decay_s)
     tail *= 10 ** (random.uniform(-28, -14) / 20) / np.sqrt(np.sum(tail**2) + 1e-9) * 4
-    size = 1 << (len(waveform) + len(tail)).bit_length()
-    wet = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(tail, size), size)[: len(waveform)]
+    size = fft.next_fast_len(len(waveform) + len(tail), real=True)
+    wet = fft.irfft(fft.rfft(waveform, size) * fft.rfft(tail, size), size)[: len(waveform)]
     return (waveform + wet).astype(np.float32)
 
 
@@ -155,9 +156,10 @@ def _tilt(sound: Waveform, tilt_db: float) -> Waveform:
     """Change the balance of low and high: a straight line in decibels over log frequency."""
     if tilt_db == 0.0:
         return sound
-    spectrum = np.fft.rfft(sound)
+    size = fft.next_fast_len(len(sound), real=True)
+    spectrum = fft.rfft(sound, size)
     octaves = np.log2(np.linspace(0, 1, len(spectrum)).clip(2**-8)) / 8 + 0.5
-    tilted: Waveform = np.fft.irfft(spectrum * 10 ** (octaves * tilt_db / 20), len(sound)).astype(np.float32)
+    tilted: Waveform = fft.irfft(spectrum * 10 ** (octaves * tilt_db / 20), size)[: len(sound)].astype(np.float32)
     return tilted
 
 
@@ -226,7 +228,7 @@ def _repeat(
 
 def _room_noise(samples: int, random: np.random.Generator) -> NDArray[np.float64]:
     """Return noise that falls off towards high frequencies, with a level of one."""
-    spectrum = np.fft.rfft(random.standard_normal(samples))
-    noise = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), samples)
+    spectrum = fft.rfft(random.standard_normal(samples))
+    noise = fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), samples)
     scaled: NDArray[np.float64] = noise / np.sqrt(np.mean(noise**2))
     return scaled
