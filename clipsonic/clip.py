@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS_NAME = "open_clip_model.safetensors"
 TEXT_TOWER_FOLDER = "text"
+TEXT_TOWER_CONFIG = f"{TEXT_TOWER_FOLDER}/config.json"
 BULK = 32
 """On a CPU at least so many pictures at once are worth a faster form of the image tower."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -160,6 +161,20 @@ def build_model(model_config: dict[str, Any], folder: Path) -> nn.Module:
         raise CheckpointError(f"open_clip cannot build the model in {folder}: {error}; fetch it again") from error
 
 
+def read_open_clip_config(folder: Path) -> dict[str, Any]:
+    """Read `model_cfg` and `preprocess_cfg` of the model that lies in a CLIP folder.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or lacks one of the two.
+    """
+    path = folder / OPEN_CLIP_CONFIG_NAME
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {"model_cfg": dict(config["model_cfg"]), "preprocess_cfg": dict(config["preprocess_cfg"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; fetch the model again") from error
+
+
 def save_clip(model: nn.Module, open_clip_config: dict[str, Any], folder: Path) -> None:
     """Write an open_clip model into a CLIP folder; tokenizer files are not touched.
 
@@ -187,9 +202,17 @@ def build_tokenizer(text_config: dict[str, Any], folder: Path) -> Callable[..., 
     if "hf_model_name" not in text_config:
         return SimpleTokenizer(context_length=length)
     try:
-        return HFTokenizer(str(folder), context_length=length)
+        tokenizer = HFTokenizer(str(folder), context_length=length)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}; fetch the model again") from error
+
+    def without_padding(texts: list[str]) -> Tensor:
+        # These text towers mask padding, so columns that are padding in every row only cost time.
+        tokens = tokenizer(texts)
+        used = (tokens != tokenizer.tokenizer.pad_token_id).sum(dim=1).max()
+        return tokens[:, : int(used)]
+
+    return without_padding
 
 
 def build_preprocess(preprocess_config: dict[str, Any]) -> Callable[[Image], Tensor]:
@@ -201,11 +224,8 @@ def build_preprocess(preprocess_config: dict[str, Any]) -> Callable[[Image], Ten
 
 def _local(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], Callable[[Image], Tensor]]:
     """Load the model that lies in the folder."""
-    try:
-        config = json.loads((folder / OPEN_CLIP_CONFIG_NAME).read_text(encoding="utf-8"))
-        model_config, preprocess_config = config["model_cfg"], config["preprocess_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"cannot read {folder / OPEN_CLIP_CONFIG_NAME}: {error}; fetch the model again") from error
+    config = read_open_clip_config(folder)
+    model_config, preprocess_config = config["model_cfg"], config["preprocess_cfg"]
     model = build_model(model_config, folder)
     foreign = folder / OPEN_CLIP_WEIGHTS_NAME
     load_weights(model, foreign if foreign.is_file() else folder / WEIGHTS_NAME)

@@ -1,4 +1,4 @@
-"""The diffusion prior: from the embedding of a text to that of a picture it could describe (unCLIP, arXiv 2204.06125)."""
+"""The diffusion prior: from a text's embedding to that of a picture it may describe (unCLIP, arXiv 2204.06125)."""
 
 from __future__ import annotations
 

