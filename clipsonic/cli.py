@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": ("clipsonic.data.cli", "turn videos, or the free corpus, into training shards"),
     "train": ("clipsonic.training.cli", "train one part of a model"),
     "evaluate": ("clipsonic.evaluation.cli", "measure a model"),
+    "evaluate-vocoder": ("clipsonic.evaluation.vocoders", "measure a model's vocoder beside others"),
     "info": ("clipsonic.benchmark", "say what runs here, and how fast"),
 }
 """Each module has `add_arguments(parser)` and `run(args)`."""

@@ -139,7 +139,7 @@ def test_each_phase_trains_its_own_networks(shards: Path) -> None:
 
 
 def test_a_short_training_learns_and_resumes(shards: Path, tmp_path: Path) -> None:
-    recipe = Recipe.find("vocoder", "tiny", max_steps=30)
+    recipe = Recipe.find("vocoder", "tiny", max_steps=20)
     task = build(recipe, shards, None)
     trainer = Trainer(task, recipe.training, tmp_path)
     before = mean_loss(task)
@@ -149,8 +149,8 @@ def test_a_short_training_learns_and_resumes(shards: Path, tmp_path: Path) -> No
 
     again = Trainer(build(recipe, shards, None), recipe.training, tmp_path)
     again.resume()
-    assert again.step == 30
-    assert int(again.task.steps) == 30
+    assert again.step == 20
+    assert int(again.task.steps) == 20
 
 
 def mean_loss(task: VocoderTask) -> float:

@@ -20,15 +20,22 @@ from tqdm import tqdm
 
 from clipsonic.audio import log_mel, mel_filters
 from clipsonic.config import MelConfig
+from clipsonic.errors import SettingsError
 from clipsonic.evaluation.aisfx import AisfxEmbedder
 from clipsonic.evaluation.judge import bootstrap_mean
 from clipsonic.evaluation.report import Interval
 from clipsonic.packages import fetch_wheel
 from clipsonic.shards import read_samples
 from clipsonic.storage import write_text
-from clipsonic.vocoder import SpectralVocoder, Vocoder, load_vocoder
+from clipsonic.vocoder import SpectralVocoder, Spectrum, Vocoder, load_vocoder
 
 Decode = Callable[[Tensor], Tensor]
+CONTENDERS = {
+    "griffin-lim": "Griffin-Lim, 32 iterations",
+    "hifigan": "HiFi-GAN universal",
+    "refinements": "the model's, its network left out",
+    "model": "the model's",
+}
 METRICS = ("aiSFX distance", "spectral convergence", "log-STFT distance", "log-mel L1", "seconds a clip")
 GRIFFIN_LIM_ITERATIONS = 32
 STFT_WINDOWS = (512, 1024, 2048)
@@ -43,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, default=Path("checkpoints/mini"), help="model folder with a vocoder")
     parser.add_argument("--data", type=Path, required=True, help="folder of shards that `prepare` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for vocoders.md and vocoders.json")
+    parser.add_argument("--vocoders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="rows of the table")
     parser.add_argument("--limit", type=int, default=100, help="held-out sounds to use (100)")
 
 
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure the vocoders, write and print the table; return the exit status."""
     vocoder = load_vocoder(args.model / "vocoder")
     sounds = held_out(args.data, vocoder.mel, args.limit)
-    rows = {name: measure(decode, sounds, vocoder.mel) for name, decode in contenders(vocoder)}
+    rows = {CONTENDERS[name]: measure(contender(name, vocoder), sounds, vocoder.mel) for name in args.vocoders}
     values = {name: {k: dataclasses.asdict(v) for k, v in row.items()} for name, row in rows.items()}
     settings = {"sounds": len(sounds), "threads": torch.get_num_threads(), "parameters": count_parameters(vocoder)}
     write_text(args.out / "vocoders.json", json.dumps({"rows": values, "settings": settings}, indent=2) + "\n")
@@ -91,13 +99,15 @@ def _trim(waveform: Tensor, mel: MelConfig) -> Tensor:
     return waveform * LEVEL / waveform.abs().max().clamp(min=MAGNITUDE_FLOOR)
 
 
-def contenders(vocoder: Vocoder) -> Iterator[tuple[str, Decode]]:
-    """Yield every vocoder's name and how it decodes a mel of shape (1, n_mels, frames)."""
-    yield "Griffin-Lim, 32 iterations", lambda mel: griffin_lim(mel, vocoder.mel)
-    yield "HiFi-GAN universal", load_hifigan()
-    if isinstance(vocoder, SpectralVocoder):
-        yield "ours, network left out", lambda mel: refined_noise(vocoder, mel)
-    yield "ours", vocoder.decode
+def contender(name: str, vocoder: Vocoder) -> Decode:
+    """Return how one of `CONTENDERS` decodes a mel, shape (1, n_mels, frames), to a waveform, shape (1, samples)."""
+    if name == "griffin-lim":
+        return lambda mel: griffin_lim(mel, vocoder.mel)
+    if name == "hifigan":
+        return load_hifigan()
+    if name == "refinements":
+        return lambda mel: refined_noise(vocoder, mel)
+    return vocoder.decode
 
 
 def griffin_lim(mel: Tensor, config: MelConfig) -> Tensor:
@@ -115,10 +125,16 @@ def griffin_lim(mel: Tensor, config: MelConfig) -> Tensor:
     return torch.from_numpy(waveform[padding:-padding]).float()[None]
 
 
-def refined_noise(vocoder: SpectralVocoder, mel: Tensor) -> Tensor:
-    """Decode with the refinements alone, from noise in the shape of the mel: what the network is worth."""
+def refined_noise(vocoder: Vocoder, mel: Tensor) -> Tensor:
+    """Decode with the refinements alone, from noise in the shape of the mel: what the network is worth.
+
+    Raises:
+        SettingsError: The model's vocoder has no refinements.
+    """
+    if not isinstance(vocoder, SpectralVocoder):
+        raise SettingsError("this model's vocoder is not ours; leave `refinements` out of --vocoders")
     envelope = vocoder.envelope(mel)
-    cells = type(vocoder.analyse(mel))(torch.full_like(envelope, -20.0), envelope, torch.zeros_like(envelope))
+    cells = Spectrum(torch.full_like(envelope, -20.0), envelope, torch.zeros_like(envelope))
     noise = torch.randn(1, mel.shape[2] * vocoder.mel.hop_length, generator=torch.Generator().manual_seed(0))
     return vocoder.render(mel, cells, noise, vocoder.config.refinements).clamp(-1, 1)
 

@@ -22,6 +22,8 @@ from clipsonic.vocoder import SpectralVocoder, Spectrum
 
 SILENCE = 0.01
 """Crops with a lower peak teach nothing."""
+OUTLIER = 20.0
+"""Squared deviations beyond this many variances count less and less, lest one click outweigh a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class SoundDataset(Dataset[dict[str, Tensor]]):
             if sample.sample_rate != sample_rate:
                 raise DataError(f"{sample.key} in {folder} has {sample.sample_rate} Hz, the vocoder has {sample_rate}")
             starts = self._add(sample.waveform, crop_samples)
-            shares += [len(starts) ** -0.5] * len(starts)
+            shares += [max(1, len(starts)) ** -0.5] * len(starts)
         if not self.stretches:
             raise DataError(f"{folder} has no {split} sound louder than {SILENCE}; prepare the corpus again")
         self.weights = torch.tensor(shares)
@@ -227,7 +229,8 @@ def rice_loss(cells: Spectrum, magnitude: Tensor, envelope: Tensor) -> Tensor:
     tone = cells.log_tone.exp()
     variance = (2 * cells.log_noise).exp() + (0.1 * tone).square() + (0.03 * envelope.exp()).square() + 1e-5
     bessel = torch.special.i0e(2 * magnitude * tone / variance).clamp(min=1e-6).log()
-    return ((magnitude - tone).square() / variance - bessel + variance.log()).mean()
+    surprise = OUTLIER * ((magnitude - tone).square() / variance / OUTLIER).log1p()
+    return (surprise - bessel + variance.log()).mean()
 
 
 def build(recipe: Recipe, data: Path, base: Path | None) -> VocoderTask:
