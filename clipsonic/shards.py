@@ -70,6 +70,8 @@ class Shard(Config):
     name: str
     samples: int
     sha256: str
+    plan: str = ""
+    """Fingerprint of what was to be written, to know whether it need be written again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +143,9 @@ class ShardWriter:
         self._writer.write(files)
         self.count += 1
 
-    def entry(self) -> Shard:
+    def entry(self, plan: str = "") -> Shard:
         """Return the index entry of the finished file."""
-        return Shard(name=self.path.name, samples=self.count, sha256=sha256(self.path))
+        return Shard(name=self.path.name, samples=self.count, sha256=sha256(self.path), plan=plan)
 
 
 def read_samples(folder: Path, split: str, *, frames: bool = True, sounds: bool = True) -> Iterator[Sample]:
@@ -199,7 +201,9 @@ def read_labels(folder: Path) -> dict[str, Label]:
     path = folder / LABELS_NAME
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return {row["key"]: Label(row["key"], row["label"], row["split"], row["source"]) for row in csv.DictReader(file)}
+            return {
+                row["key"]: Label(row["key"], row["label"], row["split"], row["source"]) for row in csv.DictReader(file)
+            }
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}; prepare the shards again") from error
 

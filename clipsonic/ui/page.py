@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from clipsonic.config import MAX_PROMPT_LENGTH
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 QUEUE = 32
 """Visitors who may wait; whoever comes later is told to try again."""
-GENERATION: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
-"""One run at a time, whoever asks: a run takes the whole machine."""
-UNCHECKED: dict[str, Any] = {"preprocess": False}
-"""Values come as they were sent: `GenerationSettings` and `media` check them, whose messages say what is allowed."""
 LARGEST_UPLOAD = "20mb"
 CLEAN_EVERY_S = 3600
 KEEP_FILES_S = 24 * 3600
+GENERATION: dict[str, Any] = {
+    # One run at a time, whoever asks: a run takes the whole machine.
+    "concurrency_id": "generation",
+    "concurrency_limit": 1,
+    # Values come as they were sent: `GenerationSettings` and `media` check them, whose messages say what is allowed.
+    "preprocess": False,
+}
 
 
 def build_ui(load: Callable[[], ClipSonicPipeline], examples: Path | None = None) -> gr.Blocks:
@@ -42,6 +46,7 @@ def build_ui(load: Callable[[], ClipSonicPipeline], examples: Path | None = None
         The page with its queue; start it with `.launch(**launch_options())`.
     """
     studio = Studio(load)
+    api = Api(studio)
 
     def leave(request: gr.Request) -> None:
         studio.stop(visitor_of(request))
@@ -50,11 +55,13 @@ def build_ui(load: Callable[[], ClipSonicPipeline], examples: Path | None = None
         title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)
     ) as page:
         gr.Markdown(words.INTRO, elem_classes="intro")
-        with gr.Tab("Text", id="text"):
-            _text_tab(studio, read_prompts(examples))
-        with gr.Tab("Image", id="image"):
-            _image_tab(studio, list_pictures(examples))
-        with gr.Accordion("What am I hearing?", open=False):
+        with gr.Tab("Text"):
+            prompt, controls = _fill_tab(studio, "prompt", _prompt, TEXT_METHODS, read_prompts(examples))
+            _publish(api.text_to_audio, prompt, controls)
+        with gr.Tab("Image"):
+            picture, controls = _fill_tab(studio, "image", _picture, IMAGE_METHODS, list_pictures(examples))
+            _publish(api.image_to_audio, picture, controls)
+        with gr.Accordion(words.WHAT_IS_THIS, open=False):
             gr.Markdown(words.EXPLANATION, elem_classes="explanation")
         page.unload(leave)
     return page.queue(max_size=QUEUE)
@@ -74,7 +81,7 @@ def launch_options() -> dict[str, Any]:
 def read_prompts(examples: Path | None) -> list[str]:
     """Return the example prompts, none if there is no such file."""
     path = examples / "prompts.txt" if examples else None
-    return path.read_text(encoding="utf-8").split("\n")[:-1] if path and path.is_file() else []
+    return path.read_text(encoding="utf-8").splitlines() if path and path.is_file() else []
 
 
 def list_pictures(examples: Path | None) -> list[str]:
@@ -84,100 +91,72 @@ def list_pictures(examples: Path | None) -> list[str]:
     return [str(path) for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
 
 
-def _text_tab(studio: Studio, prompts: list[str]) -> None:
+def _fill_tab(
+    studio: Studio, kind: str, make_query: Callable[[], Component], methods: tuple[str, ...], examples: list[str]
+) -> tuple[Component, dict[str, Block]]:
+    """Lay out and connect a tab: the query and its settings on the left, the sounds on the right.
+
+    Returns:
+        The widgets of the query and, by field, of the settings.
+    """
     with gr.Row(elem_classes="halves"):
         with gr.Column(scale=2, min_width=320, elem_classes="left"):
             with gr.Column():
-                prompt = gr.Textbox(
-                    label="What should it sound like?",
-                    placeholder="a dog barking",
-                    max_length=MAX_PROMPT_LENGTH,
-                    autofocus=True,
-                    elem_id="prompt",
-                )
-                buttons = _buttons("text")
-                triggers = [prompt.submit, *_examples(prompts, prompt)]
+                query = make_query()
+                with gr.Row():
+                    go = gr.Button("Generate", variant="primary", scale=3, elem_id=f"{kind}-generate")
+                    stop = gr.Button("Stop", scale=1, min_width=90, elem_id=f"{kind}-stop")
+                triggers = [go.click, *_other_triggers(query, examples)]
             with gr.Column(elem_classes="settings"):
-                controls, lock = settings_controls(for_text=True)
+                controls, lock = settings_controls(for_text=kind == "prompt")
         with gr.Column(scale=3, min_width=320, elem_classes="right"):
-            results = Results(TEXT_METHODS)
-    _connect(Tab(studio, "prompt", controls["seed"], results), prompt, lock, controls, buttons, triggers)
-    _publish(Api(studio).text_to_audio, prompt, controls)
+            results = Results(methods)
+    tab = Tab(studio, kind, controls["seed"], results)
+    _connect(tab, triggers, stop, [query, lock], controls)
+    return query, controls
 
 
-def _image_tab(studio: Studio, pictures: list[str]) -> None:
-    with gr.Row(elem_classes="halves"):
-        with gr.Column(scale=2, min_width=320, elem_classes="left"):
-            with gr.Column():
-                picture = gr.Image(
-                    label="What does it sound like?",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard", "webcam"],
-                    buttons=[],
-                    height=260,
-                    elem_id="picture",
-                )
-                buttons = _buttons("image")
-                triggers = _examples(pictures, picture)
-            with gr.Column(elem_classes="settings"):
-                controls, lock = settings_controls(for_text=False)
-        with gr.Column(scale=3, min_width=320, elem_classes="right"):
-            results = Results(IMAGE_METHODS)
-    _connect(Tab(studio, "image", controls["seed"], results), picture, lock, controls, buttons, triggers)
-    _publish(Api(studio).image_to_audio, picture, controls)
+def _prompt() -> Component:
+    return gr.Textbox(
+        label="What should it sound like?",
+        placeholder="a dog barking",
+        max_length=MAX_PROMPT_LENGTH,
+        autofocus=True,
+        elem_id="prompt",
+    )
 
 
-def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
-    with gr.Row():
-        go = gr.Button("Generate", variant="primary", scale=3, elem_id=f"{name}-generate")
-        stop = gr.Button("Stop", variant="secondary", scale=1, min_width=90, elem_id=f"{name}-stop")
-    return go, stop
+def _picture() -> Component:
+    sources: Any = ["upload", "clipboard", "webcam"]
+    return gr.Image(label="What does this sound like?", sources=sources, buttons=[], height=260, elem_id="picture")
 
 
-def _examples(values: list[str], query: Component) -> list[Callable[..., Any]]:
-    """Make the examples and return the triggers that fire once one of them has filled in the query."""
-    if not values:
-        return []
-    with gr.Column(elem_classes="examples"):
-        examples = gr.Examples(
-            values, query, label="Or try one of these", examples_per_page=24, api_visibility="private"
-        )
-    return [examples.load_input_event.then]
+def _other_triggers(query: Component, examples: list[str]) -> list[Callable[..., Any]]:
+    """Make the examples, and return what starts a run beside the button: Enter, or an example once it is filled in."""
+    triggers = [query.submit] if isinstance(query, gr.Textbox) else []
+    if examples:
+        with gr.Column(elem_classes="examples"):
+            shown = gr.Examples(examples, query, label=words.EXAMPLES, examples_per_page=24, api_visibility="private")
+        triggers.append(shown.load_input_event.then)
+    return triggers
 
 
 def _connect(
-    tab: Tab,
-    query: Component,
-    lock: gr.Checkbox,
-    controls: dict[str, Component],
-    buttons: tuple[gr.Button, gr.Button],
-    triggers: list[Callable[..., Any]],
+    tab: Tab, triggers: list[Callable[..., Any]], stop: gr.Button, inputs: list[Component], controls: dict[str, Block]
 ) -> None:
-    """Let the buttons and the other triggers do what they say."""
-    go, stop = buttons
-    runs = [
-        trigger(
-            tab.generate,
-            inputs=[query, lock],
-            inputs_kwargs=controls,
-            outputs=tab.outputs,
-            show_progress="hidden",
-            api_visibility="private",
-            **GENERATION,
-            **UNCHECKED,
-        )
-        for trigger in (go.click, *triggers)
+    shown: dict[str, Any] = {"outputs": tab.outputs, "show_progress": "minimal", "show_progress_on": tab.status}
+    runs: list[Any] = [
+        trigger(tab.generate, inputs=inputs, inputs_kwargs=controls, api_visibility="private", **shown, **GENERATION)
+        for trigger in triggers
     ]
     # What waits in the queue is cancelled by Gradio, what runs stops by itself.
     stop.click(tab.stop, None, tab.outputs, cancels=runs, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _publish(endpoint: Callable[..., Any], query: Component, controls: dict[str, Component]) -> None:
+def _publish(endpoint: Callable[..., Any], query: Component, controls: dict[str, Block]) -> None:
     """Offer an endpoint whose parameters have the widgets' initial values for defaults."""
-    files = gr.File(label="Sounds", file_count="multiple", visible=False)
-    made_with = gr.JSON(label="How they were made", visible=False)
-    gr.on(
-        [], endpoint, inputs=[query], inputs_kwargs=controls, outputs=[files, made_with],
-        api_name=endpoint.__name__, **GENERATION, **UNCHECKED,
-    )  # fmt: skip
+    outputs = [
+        gr.File(label="Sounds", file_count="multiple", visible=False),
+        gr.JSON(label="How they were made", visible=False),
+    ]
+    gr.on([], endpoint, [query], outputs, inputs_kwargs=controls, api_name=endpoint.__name__, **GENERATION)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
-from gradio.components import Component
+from gradio.blocks import Block
 
 from clipsonic.audio import write_audio
 from clipsonic.config import MelConfig
@@ -24,7 +24,7 @@ from clipsonic.ui.theme import ACCENT, FADED
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicAudio, ClipSonicOutput
 
-Updates = dict[Component, Any]
+Updates = dict[Block, Any]
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Results:
                 with gr.Column(visible=take == 0, min_width=300, elem_classes="take") as column, gr.Row():
                     self._cards += [_card(method, take) for method in self.methods]
                 self._takes.append(column)
-        with gr.Accordion("What these were made with", open=False, visible=False) as self._details:
+        with gr.Accordion(words.DETAILS, open=False, visible=False) as self._details:
             self._facts = gr.JSON(show_label=False, container=False)
 
     @property
-    def components(self) -> list[Component]:
+    def components(self) -> list[Block]:
         """The status, every place for a sound and the details."""
         cards = [part for card in self._cards for part in (card.player, card.spectrogram)]
         return [self.status, *self._takes, *cards, self._details, self._facts]

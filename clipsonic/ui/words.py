@@ -29,6 +29,11 @@ The picture of a sound, its *spectrogram*, shows time from left to right and pit
 Models](https://arxiv.org/abs/2306.09635), WASPAA 2023.*
 """
 
+MORE_SETTINGS = "More settings"
+WHAT_IS_THIS = "What am I hearing?"
+EXAMPLES = "Or try one of these"
+DETAILS = "What these were made with"
+
 METHODS = {
     "iq": ("Picture query", "IQ", "your picture, straight in"),
     "zs": ("Zero-shot", "ZS", "your words, taken for a picture"),
@@ -38,7 +43,6 @@ METHODS = {
 NUM_AUDIOS = "How many different takes to make."
 SEED = "Same seed and settings, same sound."
 LOCK = "Off: a new one each time."
-MORE_SETTINGS = "More settings"
 NUM_INFERENCE_STEPS = "Small steps from noise to sound. More take longer and are mostly cleaner."
 GUIDANCE_SCALE = "How closely the sound sticks to the query: 1 loosely, 3 clearly; far above that, harshly."
 NEGATIVE_PROMPT = "Something the sound should not be like, such as: music. Works with a guidance above 1."

@@ -1,0 +1,101 @@
+"""The diffusion prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipsonic.config import PriorConfig
+from clipsonic.errors import CheckpointError, SettingsError
+from clipsonic.prior import DiffusionPrior
+
+DIM = 16
+
+
+def build(**settings: object) -> DiffusionPrior:
+    torch.manual_seed(0)
+    values = {"embedding_dim": DIM, "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "scale": 4.0}
+    return DiffusionPrior(PriorConfig.from_dict({**values, **settings})).eval()
+
+
+@pytest.fixture(scope="module")
+def prior() -> DiffusionPrior:
+    return build()
+
+
+def texts(count: int = 3) -> Tensor:
+    return F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(5)), dim=-1)
+
+
+def draw(prior: DiffusionPrior, text: Tensor, seeds: list[int], **settings: object) -> Tensor:
+    values = {"num_inference_steps": 4, "guidance_scale": 2.0, **settings}
+    return prior.sample(text, generators=[torch.Generator().manual_seed(s) for s in seeds], **values)  # type: ignore[arg-type]
+
+
+def test_samples_are_unit_vectors(prior: DiffusionPrior) -> None:
+    drawn = draw(prior, texts(), [0, 1, 2])
+    assert drawn.shape == (3, DIM)
+    assert drawn.dtype == torch.float32
+    assert torch.allclose(drawn.norm(dim=-1), torch.ones(3), atol=1e-5)
+
+
+def test_samples_that_are_not_normalised_keep_their_length() -> None:
+    assert not torch.allclose(draw(build(normalized=False), texts(), [0, 1, 2]).norm(dim=-1), torch.ones(3), atol=0.01)
+
+
+def test_a_sample_depends_on_its_own_seed_and_text_alone(prior: DiffusionPrior) -> None:
+    together = draw(prior, texts(), [7, 8, 9])
+    alone = draw(prior, texts()[1:2], [8])
+    assert torch.allclose(together[1], alone[0], atol=1e-5)
+    assert torch.equal(alone, draw(prior, texts()[1:2], [8]))
+    assert not torch.allclose(alone, draw(prior, texts()[1:2], [9]), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"num_inference_steps": 5}, {"guidance_scale": 1.0}, {"negative_embeddings": texts(4)[3:]}],
+    ids=["steps", "guidance", "negative"],
+)
+def test_every_setting_changes_the_sample(prior: DiffusionPrior, changed: dict[str, object]) -> None:
+    text = texts()[:1]
+    assert not torch.allclose(draw(prior, text, [0]), draw(prior, text, [0], **changed), atol=1e-4)
+
+
+def test_a_prior_that_is_sure_of_one_picture_draws_it() -> None:
+    prior, answer = build(), texts(1)[0]
+    prior.transformer.proj_to_clip_embeddings.weight.data.zero_()
+    prior.transformer.proj_to_clip_embeddings.bias.data.copy_(prior.standardize(answer)[0])
+    for steps in (1, 2, 30):
+        drawn = draw(prior, texts(), [0, 1, 2], num_inference_steps=steps)
+        assert torch.allclose(drawn, answer.expand(3, -1), atol=1e-4)
+
+
+def test_the_standardisation_is_undone(prior: DiffusionPrior) -> None:
+    shifted = build()
+    shifted.transformer.clip_mean.data.fill_(0.3)
+    shifted.transformer.clip_std.data.fill_(2.0)
+    back = shifted.transformer.post_process_latents(shifted.standardize(texts())) / shifted.config.scale
+    assert torch.allclose(back, texts(), atol=1e-6)
+
+
+def test_each_text_needs_a_generator(prior: DiffusionPrior) -> None:
+    with pytest.raises(SettingsError, match="1 generators for 3 texts"):
+        draw(prior, texts(), [0])
+
+
+def test_it_is_saved_and_read_back(prior: DiffusionPrior, tmp_path: Path) -> None:
+    prior.save(tmp_path)
+    back = DiffusionPrior.load(tmp_path)
+    assert back.config == prior.config
+    assert (draw(back, texts(), [0, 1, 2]) * draw(prior, texts(), [0, 1, 2])).sum(dim=1).min() > 0.999
+
+
+def test_weights_of_another_size_are_refused(prior: DiffusionPrior, tmp_path: Path) -> None:
+    prior.save(tmp_path)
+    (tmp_path / "config.json").write_text(PriorConfig(embedding_dim=DIM, num_layers=2).to_json())
+    with pytest.raises(CheckpointError, match="does not fit"):
+        DiffusionPrior.load(tmp_path)
