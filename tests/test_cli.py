@@ -16,10 +16,26 @@ from clipsonic.cli import main
 from clipsonic.config import GenerationSettings
 from clipsonic.generate import slug
 
-FIELDS = (
-    "file method prompt image video seed sampler steps guidance_scale prior_steps prior_guidance_scale "
-    "negative_prompt template sample_rate duration_s model model_sha256 seconds_taken"
-).split()
+FIELDS = [
+    "file",
+    "method",
+    "prompt",
+    "image",
+    "video",
+    "seed",
+    "sampler",
+    "steps",
+    "guidance_scale",
+    "prior_steps",
+    "prior_guidance_scale",
+    "negative_prompt",
+    "template",
+    "sample_rate",
+    "duration_s",
+    "model",
+    "model_sha256",
+    "seconds_taken",
+]
 
 
 @pytest.fixture
