@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from clipsonic.data import names
-from clipsonic.data.packages import DEFAULT_CACHE, fetch_debian, fetch_wheel
 from clipsonic.data.readers import list_qt_resource, read_picture
 from clipsonic.errors import DataError
+from clipsonic.packages import DEFAULT_CACHE, fetch_debian, fetch_wheel
 from clipsonic.storage import write_text, write_whole
 
 PACKAGES = (
