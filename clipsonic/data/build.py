@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -101,14 +101,22 @@ def build(
     shards = [kept[path.name] for path, _, _, plan in tasks if _is_kept(path, plan, kept)]
     labels = _kept_labels(out, tasks, shards) if shards else []
     pending = [task for task in tasks if not _is_kept(task[0], task[3], kept)]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for shard, made in pool.map(_write_shard, pending):
-            report(f"{shard.name}: {shard.samples} samples ({len(shards) + 1} of {len(tasks)} shards)")
-            shards.append(shard)
-            labels.extend(made)
-            index = _write_index(out, settings, shards, labels)
+    for shard, made in _in_processes(pending, workers):
+        report(f"{shard.name}: {shard.samples} samples ({len(shards) + 1} of {len(tasks)} shards)")
+        shards.append(shard)
+        labels.extend(made)
+        _write_index(out, settings, shards, labels)
     report(f"left out {len(plans) - len(labels)} sounds that are broken, too quiet or too short")
-    return index if pending else _write_index(out, settings, shards, labels)
+    return _write_index(out, settings, shards, labels)
+
+
+def _in_processes(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Shard, list[Label]]]:
+    """Write the shards of all tasks, in this process if one will do."""
+    if workers == 1 or len(tasks) <= 1:
+        yield from map(_write_shard, tasks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_write_shard, tasks)
 
 
 def _finished(out: Path, settings: Settings) -> Index | None:

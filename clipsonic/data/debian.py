@@ -161,9 +161,9 @@ def _pictures(manifest: Manifest, thing: str, split: str, random: np.random.Gene
 
 def _all_presets(manifest: Manifest) -> list[Player]:
     """Return the manifest's instruments and the other melodic presets of General MIDI."""
-    known = {(p.instrument.bank, p.instrument.program) for p in manifest.players}
+    known = {(player.instrument.bank, player.instrument.program) for player in manifest.players}
     others = [Instrument(0, program, 40, 84) for program in range(128) if (0, program) not in known]
-    return [*manifest.players, *(Player("", instrument) for instrument in others)]
+    return [*manifest.players, *(Player("", instrument) for instrument in others if known)]
 
 
 def _numbered(plans: list[Plan]) -> list[Plan]:

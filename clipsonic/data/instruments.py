@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsonic.data.tracks import resample
 from clipsonic.errors import DataError
 
 SOUND_FONT = "usr/share/sounds/sf2/FluidR3_GM.sf2"
@@ -81,9 +81,9 @@ def render(font: Path, instrument: Instrument, notes: list[Note], duration_s: fl
         stereo = _perform(synth, notes, duration_s)
     finally:
         synth.delete()
-    resampled = librosa.resample(stereo.mean(axis=1), orig_sr=RENDER_RATE, target_sr=rate, res_type="soxr_hq")
-    fixed: NDArray[np.float32] = librosa.util.fix_length(resampled, size=round(duration_s * rate))
-    return fixed
+    sound = resample(stereo.mean(axis=1), RENDER_RATE, rate)
+    samples = round(duration_s * rate)
+    return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
 
 
 def compose_phrase(instrument: Instrument, duration_s: float, random: np.random.Generator) -> list[Note]:

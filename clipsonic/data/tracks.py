@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import librosa
 import numpy as np
 import pyloudnorm
+import soxr
 from numpy.typing import NDArray
 from scipy import fft
 from scipy.signal import resample_poly
@@ -54,7 +54,7 @@ def clean_recording(waveform: Waveform, rate: int, target_rate: int) -> Waveform
     """
     if not np.isfinite(waveform).all() or len(waveform) < MIN_DURATION_S * rate:
         return None
-    sound = _resample(waveform - waveform.mean(), rate, target_rate)
+    sound = resample(waveform - waveform.mean(), rate, target_rate)
     level = np.abs(sound)
     if level.max(initial=0.0) < MIN_LEVEL:
         return None
@@ -138,18 +138,17 @@ def reverberate(waveform: Waveform, rate: int, random: np.random.Generator) -> W
     return (waveform + wet).astype(np.float32)
 
 
-def _resample(waveform: Waveform, rate: int, target_rate: int) -> Waveform:
-    if rate == target_rate:
+def resample(waveform: Waveform, rate: float, target_rate: float) -> Waveform:
+    """Return the sound at another sample rate, float32, shape (samples * target_rate / rate,)."""
+    if rate == target_rate or not len(waveform):
         return waveform
-    resampled: Waveform = librosa.resample(waveform, orig_sr=rate, target_sr=target_rate, res_type="soxr_hq")
+    resampled: Waveform = soxr.resample(waveform, rate, target_rate, quality="HQ")
     return resampled
 
 
 def _varispeed(sound: Waveform, semitones: float) -> Waveform:
     """Play faster and higher (or slower and lower), as a tape would."""
-    if semitones == 0.0:
-        return sound
-    return _resample(sound, 22050, round(22050 * 2 ** (-semitones / 12)))
+    return resample(sound, 1.0, 2 ** (-semitones / 12))
 
 
 def _tilt(sound: Waveform, tilt_db: float) -> Waveform:
@@ -197,7 +196,7 @@ def _loop(sound: Waveform, samples: int, rate: int, random: np.random.Generator)
     """Chain copies with cross-fades until the track is full."""
     overlap = min(rate // 8, len(sound) // 3)
     fade = np.sin(np.linspace(0, np.pi / 2, overlap, dtype=np.float32))
-    track = np.roll(sound, 0).copy()
+    track = sound
     while len(track) < samples + len(sound):
         joined = track[-overlap:] * fade[::-1] + sound[:overlap] * fade
         track = np.concatenate([track[:-overlap], joined, sound[overlap:]])
@@ -213,7 +212,7 @@ def _repeat(sound: Waveform, samples: int, rate: int, random: np.random.Generato
     position = int(random.uniform(0.02, 0.35) * rate)
     limit = 1 if random.random() < 0.2 else 12
     for _ in range(limit):
-        event = _varispeed(sound, random.uniform(-1, 1) * repeat_semitones) if repeat_semitones else sound
+        event = _varispeed(sound, random.uniform(-1, 1) * repeat_semitones)
         end = min(samples, position + len(event))
         if position > 0.4 * samples and end - position < 0.6 * len(event):
             break
