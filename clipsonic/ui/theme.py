@@ -37,6 +37,10 @@ CSS = """
 .spectrogram { min-height: 0 !important; }
 .spectrogram .empty { min-height: 9em !important; }
 
+@media (min-width: 768px) {
+  .examples .gallery:has(img) { display: grid; grid-template-columns: repeat(8, 1fr); }
+  .examples .gallery:has(img) .container { width: 100%; height: auto; aspect-ratio: 1; }
+}
 @media (max-width: 767px) {
   .halves { flex-direction: column; }
   .left { display: contents !important; }
