@@ -10,7 +10,6 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-import pyloudnorm
 import soundfile
 import torch
 from mutagen.id3 import COMM, ID3, TIT2, Encoding
@@ -98,6 +97,8 @@ def loudness(waveform: np.ndarray, sample_rate: int) -> float:
     Returns:
         Loudness in LUFS; minus infinity for silence.
     """
+    import pyloudnorm  # it brings all of scipy.signal, which generating never needs
+
     if not waveform.size:
         return float("-inf")
     block = int(_BLOCK_S * sample_rate) + 1

@@ -145,7 +145,7 @@ def _read_prompts(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise PromptError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
     prompts = [line.strip() for line in lines if line.strip()]

@@ -74,7 +74,7 @@ class _Guided:
         return torch.cat(outputs)[:count]
 
     def _chunk(self, noisy: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
-        times = timestep.to(noisy.device).expand(len(rows))
+        times = timestep.to(noisy.device, torch.float32).expand(len(rows))
         if self._others is None:
             return self._denoiser(noisy, times, self._conditions[rows])
         conditions = torch.cat([self._conditions[rows], self._others[rows]])
