@@ -76,6 +76,7 @@ class Trainer:
         self.trained = trained
         self.step = 0
         self.totals: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         config = self.config
@@ -145,14 +146,14 @@ class Trainer:
         self.accelerator.backward(loss / self.config.gradient_accumulation)
         for name, value in figures.items():
             self.totals[name] = self.totals.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def _log(self, figures: dict[str, float]) -> None:
         """Append one line of means since the last line, and print it."""
         if not self.accelerator.is_main_process:
             return
-        divisor = self.config.log_every * self.config.gradient_accumulation
-        line = {"step": self.step, **{k: v / divisor for k, v in self.totals.items()}, **figures}
-        self.totals = {}
+        line = {"step": self.step, **{k: v / self.counts[k] for k, v in self.totals.items()}, **figures}
+        self.totals, self.counts = {}, {}
         rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / LOG_NAME).open("a", encoding="utf-8") as file:
