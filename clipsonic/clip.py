@@ -53,7 +53,7 @@ class ClipEncoder:
             preprocess: Picture to a normalised tensor, float32, shape (3, height, width).
             config: What `config.json` says.
         """
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.config = config
@@ -127,7 +127,7 @@ class ClipEncoder:
     @cached_property
     def _bulk_tower(self) -> Callable[[Tensor], Tensor]:
         """The image tower in bfloat16 with its layers fused: slow to make, then several times as fast on a CPU."""
-        tower: Any = copy.deepcopy(self.model.visual).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+        tower = copy.deepcopy(self.model.visual).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
         pixels = torch.zeros(BULK, 3, *tower.image_size, dtype=torch.bfloat16)
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")  # torch.jit is deprecated; torch.compile would need a C++ compiler

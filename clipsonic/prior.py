@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from diffusers import DDPMScheduler, PriorTransformer
@@ -28,20 +28,8 @@ class DiffusionPrior(nn.Module):
         """Build the prior with random weights and a standardisation that changes nothing."""
         super().__init__()
         self.config = config
-        self.transformer = PriorTransformer(
-            num_attention_heads=config.num_attention_heads,
-            attention_head_dim=config.attention_head_dim,
-            num_layers=config.num_layers,
-            embedding_dim=config.embedding_dim,
-            num_embeddings=0,
-            encoder_hid_proj_type=None,
-            dropout=config.dropout,
-        )
-        # diffusers starts both at zero, with which everything drawn would be zero.
-        self.transformer.clip_std.data.fill_(1.0)
-        for constant in (self.transformer.clip_mean, self.transformer.clip_std):
-            constant.requires_grad_(False)
-        self.scheduler = noise_scheduler()
+        self.transformer = _transformer(config)
+        self.scheduler: Any = noise_scheduler()
 
     def forward(self, noisy: Tensor, timestep: Tensor, text_embeddings: Tensor) -> Tensor:
         """Predict the clean image embedding in the prior's space.
@@ -91,7 +79,7 @@ class DiffusionPrior(nn.Module):
         device = self.transformer.clip_mean.device
         text = text_embeddings.to(device)
         away = torch.zeros_like(text) if negative_embeddings is None else negative_embeddings.to(device)
-        scheduler = DDPMScheduler.from_config(self.scheduler.config)
+        scheduler: Any = noise_scheduler()
         scheduler.set_timesteps(num_inference_steps)
         latents = torch.cat([torch.randn(1, text.shape[1], generator=g) for g in generators]).to(device)
         for step in scheduler.timesteps:
@@ -123,6 +111,22 @@ class DiffusionPrior(nn.Module):
         prior = cls(PriorConfig.load(folder / CONFIG_NAME))
         load_weights(prior, folder / WEIGHTS_NAME)
         return prior.to(device).eval().requires_grad_(False)
+
+
+def _transformer(config: PriorConfig) -> Any:
+    """Build diffusers' network with a standardisation that changes nothing; its own, all zeros, would erase all."""
+    transformer: Any = PriorTransformer(
+        num_attention_heads=config.num_attention_heads,
+        attention_head_dim=config.attention_head_dim,
+        num_layers=config.num_layers,
+        embedding_dim=config.embedding_dim,
+        num_embeddings=0,
+        encoder_hid_proj_type=None,
+        dropout=config.dropout,
+    )
+    for name, value in (("clip_mean", 0.0), ("clip_std", 1.0)):
+        transformer.get_parameter(name).requires_grad_(False).fill_(value)
+    return transformer
 
 
 def noise_scheduler() -> DDPMScheduler:

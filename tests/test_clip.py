@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_clip import CONFIG, build_folder
 
 from clipsonic.clip import BULK, ClipEncoder, build_model
 from clipsonic.config import ClipConfig
 from clipsonic.errors import CheckpointError, MediaError, PromptError
-from tiny_clip import CONFIG, build_folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from clipsonic.clip import build_model, save_clip
 
-WORDS = "a an the of photo sound picture dog cat trumpet rain playing barking noise animal , : ' - .".split()
+WORDS = ("a", "an", "the", "of", "photo", "sound", "picture", "dog", "cat", "trumpet", "rain", "barking", "animal")
 CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 24,
@@ -43,8 +43,7 @@ def build_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     letters = [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(x for x in letters if x not in WORDS)]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
     tower = BertConfig(
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )

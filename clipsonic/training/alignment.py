@@ -24,7 +24,7 @@ def modality_gap(texts: Tensor, pictures: Tensor) -> dict[str, float]:
     """Measure how far apart the two kinds of embeddings lie (Liang et al., 2022).
 
     Args:
-        texts: L2-normalised, shape (concepts, embedding_dim).
+        texts: L2-normalised, shape (concepts, embedding_dim), at least two concepts.
         pictures: The same concepts in the same order.
 
     Returns:

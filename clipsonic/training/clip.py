@@ -92,10 +92,9 @@ class ClipTask(Task):
 
     part = "clip"
     dataset: PairDataset
+    model: Any
 
-    def __init__(
-        self, model: nn.Module, open_clip_config: dict[str, Any], folder: Path, config: ClipTaskConfig
-    ) -> None:
+    def __init__(self, model: Any, open_clip_config: dict[str, Any], folder: Path, config: ClipTaskConfig) -> None:
         """Lock what stays as it is.
 
         Args:
@@ -237,7 +236,7 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> ClipTask:
             raise ConfigError("this recipe teaches an existing CLIP; name its model folder with --base")
         folder = base / ClipTask.part
         open_clip_config = read_open_clip_config(folder)
-        model = ClipEncoder.load(folder).model
+        model: Any = ClipEncoder.load(folder).model
     else:
         folder, open_clip_config = data / "towers" / "clip", recipe.model
         model = build_pretrained(open_clip_config["model_cfg"], data / "towers", folder)

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,12 +65,12 @@ class PriorTask(Task):
     def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the mean squared error of the predicted embedding in the prior's space."""
         clean = self.prior.standardize(batch["features"])
-        device, draw = clean.device, {"generator": generator, "device": clean.device}
+        draw: Any = {"generator": generator, "device": clean.device}
         text: Tensor = self.texts[batch["caption"]]  # type: ignore[index]
         text = text + torch.randn(text.shape, **draw) * self.config.text_noise / math.sqrt(text.shape[1])
         text = F.normalize(text, dim=-1) * (torch.rand(len(text), 1, **draw) >= self.config.condition_drop)
         times = torch.randint(self.prior.scheduler.config.num_train_timesteps, (len(clean),), **draw)
-        noisy = self.prior.scheduler.add_noise(clean, torch.randn(clean.shape, **draw), times.to(device))
+        noisy = self.prior.scheduler.add_noise(clean, torch.randn(clean.shape, **draw), times)
         loss = F.mse_loss(self.prior(noisy, times, text).float(), clean)
         return loss, {"loss": loss.item()}
 
