@@ -165,7 +165,7 @@ class VocoderConfig(Config):
     dim: int = 256
     intermediate_dim: int = 768
     num_layers: int = 6
-    refinements: int = 8
+    refinements: int = 16
     """Projections after the network that make overlapping frames fit together and keep to the mel."""
 
 

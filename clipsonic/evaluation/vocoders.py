@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from clipsonic.audio import log_mel, mel_filters
@@ -157,7 +158,8 @@ def load_hifigan() -> Decode:
     network.apply_weight_norm()
     weights = torch.load(package / "data" / "generator_universal.pth.tar", map_location="cpu", weights_only=True)
     network.load_state_dict(dict(_renamed(weights["generator"], network.state_dict())))
-    network.remove_weight_norm()
+    for module in [m for m in network.modules() if is_parametrized(m)]:
+        remove_parametrizations(module, "weight")
     network.requires_grad_(False).eval()
     return lambda mel: network(mel.transpose(1, 2))
 
