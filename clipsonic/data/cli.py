@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from clipsonic.data import pairs
 from clipsonic.data.build import prepare
 from clipsonic.data.debian import Settings
 from clipsonic.packages import DEFAULT_CACHE
@@ -13,7 +14,11 @@ from clipsonic.packages import DEFAULT_CACHE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     defaults = Settings()
-    parser.add_argument("dataset", choices=["debian"], help="debian: the small free corpus, out of Debian packages")
+    parser.add_argument(
+        "dataset",
+        choices=["debian", "pairs"],
+        help="debian: the small free corpus, out of Debian packages; pairs: pictures with names for CLIP and the prior",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards; an interrupted run goes on")
     parser.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="folder for the packages (default: %(default)s)"
@@ -36,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the dataset; return the exit status."""
+    if args.dataset == "pairs":
+        return pairs.run(args)
     settings = Settings(
         seed=args.seed,
         train_per_thing=args.train_per_thing,

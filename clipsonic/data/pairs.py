@@ -20,7 +20,7 @@ from pathlib import Path
 from clipsonic.data import names
 from clipsonic.data.readers import list_qt_resource, read_picture
 from clipsonic.errors import DataError
-from clipsonic.packages import DEFAULT_CACHE, fetch_debian, fetch_wheel
+from clipsonic.packages import fetch_debian, fetch_wheel
 from clipsonic.storage import write_text, write_whole
 
 PACKAGES = (
@@ -74,15 +74,11 @@ class Pair:
     """Index of an ImageNet class; such a pair has no picture."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of `prepare pairs`."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for pairs.jsonl and the pictures")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where packages are downloaded to")
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Collect the pairs and write them; return the exit status.
+
+    Args:
+        arguments: `out`, the folder to write; `cache`, where packages are kept; `workers`, how many processes draw.
 
     Raises:
         DataError: A package cannot be fetched or read.
