@@ -77,9 +77,8 @@ class ConvNeXtBlock(nn.Module):
 class SpectralVocoder(Vocoder):
     """A network at frame rate that draws tone, noise and phase of every cell, and an inverse STFT.
 
-    The backbone is that of Vocos (Siuzdak, arXiv 2306.00814). The head parts each cell into a foreseeable
-    amplitude with a phase and a noise level, because the sounds of things are rain as often as they are bells:
-    a smooth spectrum with phases chosen by a deterministic network buzzes.
+    The backbone is that of Vocos (Siuzdak, arXiv 2306.00814). The head parts each cell into a foreseeable amplitude
+    with a phase, and noise: the sounds of things are rain as often as bells, and rain without chance buzzes.
     """
 
     window: Tensor
@@ -91,7 +90,6 @@ class SpectralVocoder(Vocoder):
         """Build the network with random weights."""
         super().__init__()
         self.config, self.mel = config, config.mel
-        bins = self.mel.n_fft // 2 + 1
         self.embed = nn.Conv1d(self.mel.n_mels, config.dim, 7, padding=3)
         self.norm = nn.LayerNorm(config.dim)
         scale = 1 / config.num_layers
@@ -99,7 +97,7 @@ class SpectralVocoder(Vocoder):
             ConvNeXtBlock(config.dim, config.intermediate_dim, scale) for _ in range(config.num_layers)
         )
         self.final_norm = nn.LayerNorm(config.dim)
-        self.head = nn.Linear(config.dim, 3 * bins)
+        self.head = nn.Linear(config.dim, 3 * (self.mel.n_fft // 2 + 1))
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("window", torch.hann_window(self.mel.n_fft), persistent=False)
@@ -320,10 +318,6 @@ def _bigvgan_mel(values: dict[str, Any]) -> MelConfig:
         fmin=float(values["fmin"]),
         fmax=float(values["fmax"] or values["sampling_rate"] / 2),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

