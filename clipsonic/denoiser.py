@@ -97,4 +97,4 @@ class Denoiser(nn.Module):
         """
         denoiser = cls(DenoiserConfig.load(folder / CONFIG_NAME))
         load_weights(denoiser, folder / WEIGHTS_NAME)
-        return denoiser.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return denoiser.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -56,7 +56,7 @@ def write_examples(folder: Path) -> None:
         DataError: A package cannot be fetched or read.
         OutputError: The folder cannot be written to.
     """
-    with files("clipsonic.data").joinpath("debian/heldout_pictures.csv").open(encoding="utf-8", newline="") as file:
+    with files("clipsonic.data").joinpath("debian/heldout_pictures.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["label"] in CHOSEN]
     roots = fetch_debian(row["package"] for row in rows)
     table = io.StringIO()
@@ -72,7 +72,7 @@ def write_examples(folder: Path) -> None:
 
 def _presentable(picture: Image.Image) -> Image.Image:
     """Shrink a photograph as it is, or lay a cut-out figure large on a white square; RGB."""
-    if picture.getextrema()[3][0] == 255:
+    if picture.getchannel("A").getextrema() == (255, 255):
         return ImageOps.contain(picture.convert("RGB"), (SIZE, SIZE))
     figure = picture.crop(picture.getbbox(alpha_only=True))
     inner = SIZE * 7 // 8

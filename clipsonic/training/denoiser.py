@@ -27,6 +27,8 @@ class DenoiserTaskConfig(Config):
     """Share of clips that are trained without a condition, for classifier-free guidance."""
     embedding_noise: float = 0.0
     """Norm of the Gaussian noise added to the unit-norm embeddings, so that near pictures sound alike."""
+    noise_shift: float = 1.0
+    """How far the noise schedule is shifted towards noise; see `noise_scheduler`."""
     crop_share: float = 0.0
     """Share of batches trained on a random part of the mels: half the arithmetic, twice the conditions seen."""
     crop_frames: int = 160
@@ -35,15 +37,27 @@ class DenoiserTaskConfig(Config):
     """Frames of each video that are embedded; one of them is drawn each time the video comes up."""
 
 
-def noise_scheduler() -> DDPMScheduler:
-    """Return the cosine schedule (Nichol & Dhariwal, 2021) that the denoiser is trained and sampled with."""
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
+def noise_scheduler(shift: float) -> DDPMScheduler:
+    """Return the schedule that the denoiser is trained and sampled with: a cosine one, shifted towards noise.
+
+    Neighbouring cells of a mel agree so much that its plan shows through the noise of the plain cosine schedule
+    (Nichol & Dhariwal, 2021) until the last fiftieth of the time steps. Dividing the signal-to-noise ratio by the
+    square of `shift` (Hoogeboom et al., 2023, "simple diffusion", section 2.1) gives the plan its share of them.
+    """
+    alphas_cumprod = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()
+    ratio = alphas_cumprod / (1 - alphas_cumprod) / shift**2
+    shifted = ratio / (1 + ratio)
+    betas = 1 - shifted / torch.cat([torch.ones(1, dtype=torch.float64), shifted[:-1]])
+    return DDPMScheduler(
+        trained_betas=betas.clamp(max=0.999).tolist(), prediction_type="v_prediction", clip_sample=False
+    )
 
 
 class DenoiserTask(Task):
     """Velocity matching with classifier-free guidance dropout."""
 
     part = "denoiser"
+    alphas_cumprod: Tensor
 
     def __init__(self, model: DenoiserConfig, task: DenoiserTaskConfig, dataset: FrameSoundDataset, seed: int) -> None:
         """Make a new denoiser to be trained on `dataset`; `seed` draws its first weights."""
@@ -55,7 +69,7 @@ class DenoiserTask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.denoiser = Denoiser(model).to(memory_format=torch.channels_last)
-        self.scheduler = noise_scheduler()
+        self.scheduler = noise_scheduler(task.noise_shift)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
 
     def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -80,13 +80,15 @@ class Trainer:
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         config = self.config
-        steps = {"num_warmup_steps": config.warmup_steps, "num_training_steps": config.max_steps}
-        return get_scheduler(config.schedule, optimizer, **steps)
+        return get_scheduler(
+            config.schedule, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=config.max_steps
+        )
 
     def _optimizer(self, phase: str, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
         rate = self.config.learning_rate * self.task.learning_rate_scale(phase)
+        first, second = self.config.betas
         return torch.optim.AdamW(
-            parameters, lr=rate, betas=self.config.betas, weight_decay=self.config.weight_decay, fused=True
+            parameters, lr=rate, betas=(first, second), weight_decay=self.config.weight_decay, fused=True
         )
 
     def run(self) -> dict[str, float]:

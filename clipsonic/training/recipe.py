@@ -18,8 +18,8 @@ class Recipe(Config):
     """One training: the loop's settings, the model's, and the task's own."""
 
     training: TrainingConfig
-    model: dict = field(default_factory=dict)  # type: ignore[type-arg]
-    task: dict = field(default_factory=dict)  # type: ignore[type-arg]
+    model: dict = field(default_factory=dict)
+    task: dict = field(default_factory=dict)
 
     @classmethod
     def find(cls, part: str, name_or_file: str, **training_overrides: Any) -> Recipe:
