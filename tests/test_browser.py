@@ -27,7 +27,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
-PATIENCE_S = 120
+PATIENCE_S = 300
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -129,7 +129,7 @@ def test_an_example_needs_one_click(server: Server, visit: Callable[..., sync_ap
     page = visit(server.url, theme="dark")
     page.get_by_role("button", name="a violin playing").click()
     wait_for_status(page, "Done in")
-    assert page.locator("#pd-1-player").is_visible()
+    sync_api.expect(page.locator("#pd-1-player")).to_be_visible()
     screenshot(page, "text-dark")
 
 
