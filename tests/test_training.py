@@ -19,7 +19,7 @@ from clipsonic.config import DenoiserConfig, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
 from clipsonic.shards import Index, Label, Sample, ShardWriter, write_labels
-from clipsonic.training.denoiser import DenoiserTask, DenoiserTaskConfig
+from clipsonic.training.denoiser import DenoiserTask, DenoiserTaskConfig, noise_scheduler
 from clipsonic.training.features import FrameSoundDataset, load_features
 from clipsonic.training.loop import Trainer
 from clipsonic.training.recipe import Recipe
@@ -154,6 +154,32 @@ def test_condition_is_dropped_as_often_as_asked() -> None:
         learner.denoiser.null_embedding.fill_(7.0)
     conditions = learner._condition(torch.ones(4000, 2, 32), torch.Generator().manual_seed(0))
     assert (conditions[:, 0] == 7.0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_shift_divides_the_signal_to_noise_ratio() -> None:
+    plain, shifted = (noise_scheduler(shift).alphas_cumprod.double()[:990] for shift in (1.0, 4.0))
+    ratio = (plain / (1 - plain)) / (shifted / (1 - shifted))
+    assert torch.allclose(ratio, torch.full_like(ratio, 16.0), rtol=1e-2)
+
+
+@pytest.mark.parametrize(("power", "mean"), [(1.0, 1 / 2), (0.6, 1 / 1.6)])
+def test_time_power_moves_steps_to_the_noisy_end(power: float, mean: float) -> None:
+    dataset = FrameSoundDataset(torch.zeros(1, 80, 64).half(), torch.ones(1, 2, 32).half())
+    config = DenoiserTaskConfig(time_power=power)
+    times = DenoiserTask(DenoiserConfig.from_dict(MODEL), config, dataset, seed=0)._timesteps(
+        1000, torch.Generator().manual_seed(0)
+    )
+    assert times.float().mean().item() / 1000 == pytest.approx(mean, abs=0.01)
+    assert times.min() >= 0
+    assert times.max() <= 999
+
+
+def test_crops_are_of_a_length_the_network_can_halve() -> None:
+    dataset = FrameSoundDataset(torch.zeros(1, 80, 64).half(), torch.ones(1, 2, 32).half())
+    with pytest.raises(ConfigError, match="multiples of 16"):
+        DenoiserTask(
+            DenoiserConfig.from_dict(MODEL), DenoiserTaskConfig(crop_share=0.5, crop_frames=24), dataset, seed=0
+        )
 
 
 def test_unknown_recipe_lists_those_there_are() -> None:

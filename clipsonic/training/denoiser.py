@@ -29,6 +29,9 @@ class DenoiserTaskConfig(Config):
     """Norm of the Gaussian noise added to the unit-norm embeddings, so that near pictures sound alike."""
     noise_shift: float = 1.0
     """How far the noise schedule is shifted towards noise; see `noise_scheduler`."""
+    time_power: float = 1.0
+    """Uniform times in [0, 1) are raised to this power: below 1, more steps go to the noisy end, where the condition
+    decides."""
     crop_share: float = 0.0
     """Share of batches trained on a random part of the mels: half the arithmetic, twice the conditions seen."""
     crop_frames: int = 160
@@ -93,10 +96,11 @@ class DenoiserTask(Task):
         return mel[..., start : start + self.config.crop_frames]
 
     def _timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return timesteps spread evenly over the batch from a random start (Kingma et al., 2021, appendix I)."""
+        """Return timesteps spread over the batch from a random start (Kingma et al., 2021, appendix I)."""
         start = torch.rand(1, generator=generator, device=generator.device)
         spread = torch.arange(count, device=generator.device) / count
-        return ((start + spread) % 1 * len(self.alphas_cumprod)).long()
+        time = ((start + spread) % 1) ** self.config.time_power
+        return (time * len(self.alphas_cumprod)).long()
 
     def _condition(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
         """Pick one frame of each video, blur its embedding a little, and drop some conditions; (batch, dim)."""
