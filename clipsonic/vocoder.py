@@ -284,9 +284,8 @@ class BigVGANVocoder(Vocoder):
                 vocoder.fold_weight_norm()
             vocoder.network.load_state_dict(weights)
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{path} lacks this BigVGAN's weights: {_first_line(error)}; fetch it again"
-            ) from error
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"{path} lacks this BigVGAN's weights: {reason}; fetch it again") from error
         if normed:
             vocoder.fold_weight_norm()
         return vocoder.requires_grad_(False).eval().to(device)
