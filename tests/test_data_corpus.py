@@ -93,7 +93,7 @@ def test_plans_depend_on_the_seed_alone(manifest):
 def test_shards_hold_videos_and_recordings(tiny, tmp_path):
     manifest, roots = tiny
     index = build(manifest, roots, tmp_path / "out", TINY, workers=1, report=lambda _: None)
-    assert index == Index.read(tmp_path / "out")
+    assert index.shards == Index.read(tmp_path / "out").shards
     videos = list(read_samples(tmp_path / "out", "train"))
     assert all(video.waveform.shape == (TRACK_SAMPLES,) and len(video.frames) == 4 for video in videos)
     assert all(frame.size == (256, 256) for video in videos for frame in video.frames)

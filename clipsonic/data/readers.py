@@ -1,7 +1,7 @@
 """Sounds and pictures out of unpacked packages, whatever container they lie in.
 
 A path is a file under the package's root, `container!inner` for Qt resources (`.rcc`), OpenTTD sound sets
-(`.cat`), zip files (`.pk3`) and Doom WADs (`.wad`), or `U+XXXX` for an emoji of the package's colour font.
+(`.cat`), zip files (`.pk3`, `.zip`) and Doom WADs (`.wad`), or `U+XXXX` for an emoji of the package's colour font.
 """
 
 from __future__ import annotations
@@ -206,5 +206,6 @@ _CONTAINERS = {
     ".rcc": lambda path, inner: _qt_resource(path)[inner],
     ".cat": _openttd_entry,
     ".pk3": _zip_entry,
+    ".zip": _zip_entry,
     ".wad": _wad_lump,
 }
