@@ -198,4 +198,4 @@ def path_or_text(query: Any) -> Any:
 
 def in_page(error: ClipSonicError) -> gr.Error:
     """Turn an error into Gradio's, which would show its message as HTML."""
-    return gr.Error(escape(str(error), quote=False), title="That did not work", print_exception=False)
+    return gr.Error(escape(str(error), quote=False), print_exception=False)

@@ -10,7 +10,7 @@ ACCENT = "#7c3aed"
 FADED = "#a8a2c4"
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }
 .intro h1 { margin-bottom: 0; }
 .intro p { color: var(--body-text-color-subdued); }
 .explanation { max-width: 75ch; }
@@ -26,6 +26,7 @@ CSS = """
 .status progress:indeterminate { background: linear-gradient(90deg, var(--border-color-primary) 35%,
   var(--color-accent) 50%, var(--border-color-primary) 65%) 0 / 300% 100%; animation: swing 1.6s linear infinite; }
 .status progress:indeterminate::-webkit-progress-bar { background: none; }
+.status [data-testid="status-tracker"]:has(.error) { display: none; }
 @keyframes swing { from { background-position: 100% 0; } to { background-position: -50% 0; } }
 
 .card { padding: var(--spacing-lg); gap: var(--spacing-md) !important; background: var(--block-background-fill);
@@ -39,7 +40,8 @@ CSS = """
 
 @media (min-width: 768px) {
   .examples .gallery:has(img) { display: grid; grid-template-columns: repeat(8, 1fr); }
-  .examples .gallery:has(img) .container { width: 100%; height: auto; aspect-ratio: 1; }
+  .examples .gallery:has(img) :is(button, span, .container) { display: block; width: 100%; height: auto; }
+  .examples .gallery:has(img) img { width: 100%; height: auto; aspect-ratio: 1; object-fit: contain; }
 }
 @media (max-width: 767px) {
   .halves { flex-direction: column; }
