@@ -63,7 +63,10 @@ def test_an_unwritable_folder_is_an_output_error(tmp_path):
 
 
 def test_labels_travel_beside_the_shards_only(folder):
-    labels = [Label("train-000000", "bee, wasp, etc. buzzing", "train", "a"), Label("train-000001", "frog", "train", "b")]
+    labels = [
+        Label("train-000000", "bee, wasp, etc. buzzing", "train", "a"),
+        Label("train-000001", "frog", "train", "b"),
+    ]
     write_labels(folder, labels)
     assert list(read_labels(folder).values()) == labels
     assert b"buzzing" not in (folder / "train-000000.tar").read_bytes()
