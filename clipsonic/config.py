@@ -204,7 +204,7 @@ class GenerationSettings(Config):
     guidance_scale: float = 3.0
     negative_prompt: str = ""
     prior_num_inference_steps: int = 25
-    prior_guidance_scale: float = 2.0
+    prior_guidance_scale: float = 4.0
     template: str = "a photo of {}"
     num_audios: int = 1
     """Variations of each query; variation k uses seed + k."""
