@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import av
@@ -25,6 +27,7 @@ from clipsonic.audio import (
 from clipsonic.config import MelConfig
 from clipsonic.errors import MediaError, OutputError
 
+SmallDisk = Callable[[], AbstractContextManager[None]]
 RATE = 22_050
 TAGS = {"prompt": 'a dög "barking" 犬', "method": "zs", "seed": "7", "settings": json.dumps({"steps": 25})}
 
@@ -104,10 +107,9 @@ def test_unknown_suffix_and_unwritable_folder_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_is_told_and_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing(suffix: str, tmp_path: Path, small_disk: SmallDisk) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, RATE * 4).astype(np.float32)
-    with pytest.raises(OutputError, match="choose a writable folder"):
+    with pytest.raises(OutputError, match="choose a writable folder"), small_disk():
         write_audio(tmp_path / f"noise.{suffix}", noise, RATE, TAGS)
     assert not list(tmp_path.iterdir())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from clipsonic.cli import main
 from clipsonic.config import GenerationSettings
 from clipsonic.generate import slug
 
+SmallDisk = Callable[[], AbstractContextManager[None]]
 FIELDS = [
     "file",
     "method",
@@ -223,11 +226,12 @@ def test_an_unwritable_place_is_told(fast: list[str], tmp_path: Path, capsys: py
     assert (tmp_path / "out/manifest.jsonl").read_text() == "not ours"
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_is_told_and_leaves_nothing(
-    fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], small_disk: SmallDisk
 ) -> None:
-    assert "cannot write" in complaint(capsys, ["generate", "dog", *fast])
+    with small_disk():
+        message = complaint(capsys, ["generate", "dog", *fast])
+    assert "cannot write" in message
     assert not list((tmp_path / "out").iterdir())
 
 
