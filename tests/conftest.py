@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -54,6 +55,14 @@ def build_tiny_model(folder: Path, name: str = "tiny") -> Path:
     write_index(folder, name)
     (folder / "README.md").write_text("# Tiny\n\nRandom weights, for tests.\n")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Let every test train in a precision of its own: Accelerate keeps the first one for the whole process."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,7 @@ def test_the_bar_moves_and_stop_stops(slow: tuple[FakePipeline, str], visit: Cal
     bar.wait_for()
     first = int(bar.get_attribute("value"))
     page.wait_for_function(f"document.querySelector('.status progress[value]').value > {first + 2}")
-    assert page.locator("#zs-1-spectrogram img").is_visible(), "a look at the sound while it is carved"
+    page.locator("#zs-1-spectrogram img").wait_for()  # a look at the sound while it is carved
     screenshot(page, "running")
     page.locator("#prompt-stop").click()
     wait_for_status(page, "Stopped")
