@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from clipsonic.audio_clip import AudioClip
 from clipsonic.clip import ClipEncoder
 from clipsonic.config import Config, MelConfig
 from clipsonic.denoiser import Denoiser
@@ -34,7 +35,7 @@ CARD_NAME = "README.md"
 SCHEDULER_NAME = "scheduler_config.json"
 FORMAT = 1
 REQUIRED_PARTS = ("clip", "denoiser", "scheduler", "vocoder")
-OPTIONAL_PARTS = ("prior", "supervised_prior")
+OPTIONAL_PARTS = ("prior", "supervised_prior", "audio_clip")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -145,7 +146,7 @@ class ModelFolder:
 
         Args:
             name: "clip" (`ClipEncoder`), "prior" or "supervised_prior" (`DiffusionPrior`), "denoiser" (`Denoiser`),
-                "scheduler" (the scheduler's settings, a dict) or "vocoder" (`Vocoder`).
+                "scheduler" (the scheduler's settings, a dict), "vocoder" (`Vocoder`) or "audio_clip" (`AudioClip`).
 
         Raises:
             CheckpointError: The part is missing, damaged, or does not fit the model's other parts.
@@ -302,6 +303,7 @@ _LOADERS: dict[str, Callable[[Path, Accelerator], Any]] = {
     "clip": lambda folder, on: ClipEncoder.load(folder, device=str(on.device)),
     "prior": lambda folder, on: on.prepare(DiffusionPrior.load(folder, device="cpu")),
     "supervised_prior": lambda folder, on: on.prepare(DiffusionPrior.load(folder, device="cpu")),
+    "audio_clip": lambda folder, on: AudioClip.load(folder, device=on.device),
     "denoiser": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
     "scheduler": _load_scheduler,
     "vocoder": lambda folder, on: load_vocoder(folder, device=str(on.device)),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipsonic.config import ClipConfig
+from clipsonic.device import fast_dtype
 from clipsonic.errors import CheckpointError, ConfigError, MediaError, PromptError
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part, write_text
 
@@ -119,16 +120,17 @@ class ClipEncoder:
             raise MediaError("got no picture, expected at least one; pass a list of PIL pictures")
         pixels = torch.stack([self.preprocess(picture.convert("RGB")) for picture in pictures]).to(self.device)
         if self.device.type == "cpu" and len(pictures) >= BULK:
-            seen = torch.cat([self._bulk_tower(share) for share in pixels.bfloat16().split(BULK)])
+            seen = torch.cat([self._bulk_tower(share) for share in pixels.to(fast_dtype("cpu")).split(BULK)])
         else:
             seen = self.model.encode_image(pixels)
         return F.normalize(seen.float(), dim=-1)
 
     @cached_property
     def _bulk_tower(self) -> Callable[[Tensor], Tensor]:
-        """The image tower in bfloat16 with its layers fused: slow to make, then several times as fast on a CPU."""
-        tower = copy.deepcopy(self.model.visual).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
-        pixels = torch.zeros(BULK, 3, *tower.image_size, dtype=torch.bfloat16)
+        """The image tower in the CPU's fastest precision with its layers fused: slow to make, then much faster."""
+        dtype = fast_dtype("cpu")
+        tower = copy.deepcopy(self.model.visual).to(dtype=dtype, memory_format=torch.channels_last)
+        pixels = torch.zeros(BULK, 3, *tower.image_size, dtype=dtype)
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")  # torch.jit is deprecated; torch.compile would need a C++ compiler
             traced = torch.jit.trace(tower, pixels.contiguous(memory_format=torch.channels_last))

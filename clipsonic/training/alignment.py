@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def retrieval(queries: Tensor, targets: Tensor, name: str) -> dict[str, float]:
-    """Return the share of queries whose own target is the nearest, and among the five nearest.
+    """Return the share of queries whose own target is the nearest, and among the five and the ten nearest.
 
     Args:
         queries: L2-normalised, shape (concepts, embedding_dim).
@@ -17,7 +17,7 @@ def retrieval(queries: Tensor, targets: Tensor, name: str) -> dict[str, float]:
     """
     similarity = queries @ targets.T
     better = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
-    return {f"{name}_r1": (better < 1).float().mean().item(), f"{name}_r5": (better < 5).float().mean().item()}
+    return {f"{name}_r{k}": (better < k).float().mean().item() for k in (1, 5, 10)}
 
 
 def modality_gap(texts: Tensor, pictures: Tensor) -> dict[str, float]:

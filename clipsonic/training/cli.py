@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-PARTS = ("clip", "prior", "denoiser", "vocoder")
+PARTS = ("clip", "prior", "denoiser", "vocoder", "audio-clip")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +27,11 @@ def run(args: argparse.Namespace) -> int:
     from clipsonic.training.loop import Trainer, copy_other_parts
     from clipsonic.training.recipe import Recipe
 
-    recipe = Recipe.find(args.part, args.config, max_steps=args.max_steps)
-    task = build_task(args.part, recipe, args.data, args.base)
+    part = args.part.replace("-", "_")
+    recipe = Recipe.find(part, args.config, max_steps=args.max_steps)
+    task = build_task(part, recipe, args.data, args.base)
     if args.base is not None:
-        copy_other_parts(args.base, args.out, args.part)
+        copy_other_parts(args.base, args.out, part)
     trainer = Trainer(task, recipe.training, args.out)
     if args.resume:
         trainer.resume()

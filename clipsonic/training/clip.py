@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from clipsonic.clip import ClipEncoder, build_preprocess, build_tokenizer, read_open_clip_config, save_clip
 from clipsonic.config import Config
+from clipsonic.device import Accelerator
 from clipsonic.errors import ConfigError
 from clipsonic.training.alignment import modality_gap, retrieval
 from clipsonic.training.captions import EVALUATED, captions_of
@@ -145,7 +146,7 @@ class ClipTask(Task):
         for share in self.tokens[order].split(512):
             tokens = share[:, : int(share.count_nonzero(dim=1).max())]
             mask = (tokens != 0).long()
-            with torch.autocast("cpu", torch.bfloat16):
+            with Accelerator.choose("cpu").autocast():
                 seen = self.model.text.transformer(input_ids=tokens, attention_mask=mask)
             rows.append(self.model.text.pooler(seen, mask).float())
         return torch.cat(rows)[order.argsort()].clone()
