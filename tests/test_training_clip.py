@@ -119,7 +119,7 @@ def test_retrieval_counts_what_comes_before_the_right_one() -> None:
     pictures = torch.eye(6)
     texts = pictures.clone()
     texts[0] = F.normalize(torch.tensor([0.5, 0.6, 0, 0, 0, 0]), dim=0)
-    assert retrieval(texts, pictures, "x") == {"x_r1": pytest.approx(5 / 6), "x_r5": 1.0}
+    assert retrieval(texts, pictures, "x") == {"x_r1": pytest.approx(5 / 6), "x_r5": 1.0, "x_r10": 1.0}
 
 
 def test_the_gap_is_seen_and_its_absence_too() -> None:
