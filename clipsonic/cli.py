@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("clipsonic.training.cli", "train one part of a model"),
     "evaluate": ("clipsonic.evaluation.cli", "measure a model"),
     "evaluate-vocoder": ("clipsonic.evaluation.vocoders", "measure a model's vocoder beside others"),
+    "evaluate-audio-clip": ("clipsonic.evaluation.retrieval", "measure a model's audio encoder by retrieval"),
     "info": ("clipsonic.benchmark", "say what runs here, and how fast"),
 }
 """Each module has `add_arguments(parser)` and `run(args)`."""
