@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of shards that `prepare` wrote")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write; also holds what --resume needs")
     parser.add_argument("--base", type=Path, help="model folder that the other parts are taken from")
+    parser.add_argument("--init-from", type=Path, help="model folder whose part the training goes on from (denoiser)")
     parser.add_argument("--name", help="name of the model that --out becomes; the folder's if not given")
     parser.add_argument("--max-steps", type=int, help="steps to train; the recipe's number if not given")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     part = args.part.replace("-", "_")
     recipe = Recipe.find(part, args.config, max_steps=args.max_steps)
-    task = build_task(part, recipe, args.data, args.base)
+    task = build_task(part, recipe, args.data, args.base, args.init_from)
     if args.base is not None:
         copy_other_parts(args.base, args.out, part)
     trainer = Trainer(task, recipe.training, args.out)
@@ -50,6 +52,17 @@ def finish(folder: Path, name: str) -> None:
         write_index(folder, name)
 
 
-def build_task(part: str, recipe: Any, data: Path, base: Path | None) -> Any:
-    """Return the `Task` of a part; each module of that name in this package has a `build(recipe, data, base)`."""
-    return importlib.import_module(f"clipsonic.training.{part}").build(recipe, data, base)
+def build_task(part: str, recipe: Any, data: Path, base: Path | None, init_from: Path | None = None) -> Any:
+    """Return the `Task` of a part; each module of that name in this package has a `build(recipe, data, base)`.
+
+    Raises:
+        ConfigError: `init_from` is given for a part that always begins anew.
+    """
+    build = importlib.import_module(f"clipsonic.training.{part}").build
+    if init_from is None:
+        return build(recipe, data, base)
+    if "init_from" not in inspect.signature(build).parameters:
+        from clipsonic.errors import ConfigError
+
+        raise ConfigError(f"--init-from does not work for {part}; only the denoiser can go on from another model")
+    return build(recipe, data, base, init_from)

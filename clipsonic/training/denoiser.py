@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from torch.nn import functional as F
 
 from clipsonic.config import Config, DenoiserConfig, MelConfig
 from clipsonic.denoiser import Denoiser
-from clipsonic.errors import ConfigError
+from clipsonic.errors import CheckpointError, ConfigError
+from clipsonic.storage import CONFIG_NAME
 from clipsonic.training.features import FrameSoundDataset, load_features
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
+from clipsonic.training.whitening import WhitenedLinear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class DenoiserTaskConfig(Config):
     """Length of that part."""
     pictures: int = 2
     """Frames of each video that are embedded; one of them is drawn each time the video comes up."""
+    whiten: bool = False
+    """Train behind a map that whitens the embeddings (see `whitening`); the finished model is an ordinary one."""
 
 
 def noise_scheduler(shift: float) -> DDPMScheduler:
@@ -60,10 +67,18 @@ class DenoiserTask(Task):
     """Velocity matching with classifier-free guidance dropout."""
 
     part = "denoiser"
+    dataset: FrameSoundDataset
     alphas_cumprod: Tensor
 
-    def __init__(self, model: DenoiserConfig, task: DenoiserTaskConfig, dataset: FrameSoundDataset, seed: int) -> None:
-        """Make a new denoiser to be trained on `dataset`; `seed` draws its first weights."""
+    def __init__(
+        self,
+        model: DenoiserConfig,
+        task: DenoiserTaskConfig,
+        dataset: FrameSoundDataset,
+        seed: int,
+        init: Denoiser | None = None,
+    ) -> None:
+        """Take a denoiser to be trained on `dataset`: `init`, or a new one whose first weights `seed` draws."""
         super().__init__()
         if task.crop_share and task.crop_frames % model.frame_multiple:
             raise ConfigError(f"crop_frames is {task.crop_frames}; allowed: multiples of {model.frame_multiple}")
@@ -71,7 +86,10 @@ class DenoiserTask(Task):
         self.dataset = dataset
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.denoiser = Denoiser(model).to(memory_format=torch.channels_last)
+            self.denoiser = init or Denoiser(model)
+        self.denoiser.to(memory_format=torch.channels_last).train().requires_grad_(True)
+        if task.whiten:
+            self._whiten(new=init is None)
         self.scheduler = noise_scheduler(task.noise_shift)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
 
@@ -113,22 +131,72 @@ class DenoiserTask(Task):
         dropped = torch.rand(count, 1, generator=generator, device=device) < self.config.condition_drop
         return torch.where(dropped, self.denoiser.null_embedding, chosen)
 
+    @torch.no_grad()
+    def _whiten(self, new: bool) -> None:
+        """Put the map before the first layer that sees embeddings; a new denoiser's "no condition" is their mean."""
+        embeddings = F.normalize(self.dataset.embeddings.flatten(0, 1).float(), dim=-1)
+        samples = embeddings * math.sqrt(embeddings.shape[1])
+        first: Any = self.denoiser.embedding_mlp[0]
+        self.denoiser.embedding_mlp[0] = WhitenedLinear(first, samples, same_function=not new)
+        if new:
+            self.denoiser.null_embedding.copy_(embeddings.mean(dim=0))
+
+    @contextmanager
+    def folded(self) -> Iterator[Denoiser]:
+        """Yield the denoiser as it is used once trained, its weights as they now are."""
+        first = self.denoiser.embedding_mlp[0]
+        if isinstance(first, WhitenedLinear):
+            self.denoiser.embedding_mlp[0] = first.fold()
+        try:
+            yield self.denoiser
+        finally:
+            self.denoiser.embedding_mlp[0] = first
+
     def save(self, folder: Path) -> None:
         """Write the denoiser and the scheduler it belongs to."""
-        self.denoiser.save(folder / "denoiser")
+        with self.folded() as denoiser:
+            denoiser.save(folder / "denoiser")
         self.scheduler.save_pretrained(folder / "scheduler")
 
 
-def build(recipe: Recipe, data: Path, base: Path | None) -> DenoiserTask:
+def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None = None) -> DenoiserTask:
     """Return the task of a recipe, on the shards `data`, seen through the CLIP of the model folder `base`.
+
+    With `init_from`, a model folder, training goes on from its denoiser, whose shape the recipe must not contradict.
 
     Raises:
         ConfigError: No base model is given.
         DataError: The shards cannot be read.
+        CheckpointError: The denoiser to begin from cannot be read or is of another shape.
     """
     if base is None:
         raise ConfigError("training the denoiser needs CLIP; give a model folder that has it with --base")
-    values: dict[str, Any] = recipe.model
     task = DenoiserTaskConfig.from_dict(recipe.task)
+    model = DenoiserConfig.from_dict(recipe.model)
+    init = None if init_from is None else load_initial(init_from / DenoiserTask.part, recipe.model)
     dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
-    return DenoiserTask(DenoiserConfig.from_dict(values), task, dataset, recipe.training.seed)
+    return DenoiserTask(init.config if init else model, task, dataset, recipe.training.seed, init)
+
+
+def load_initial(folder: Path, asked: dict[str, Any]) -> Denoiser:
+    """Load the denoiser that training is to go on from.
+
+    Args:
+        folder: A model's `denoiser` folder.
+        asked: The settings that the recipe names; those it leaves out are the loaded denoiser's.
+
+    Raises:
+        CheckpointError: There is none, or it has another value of a setting that the recipe names.
+    """
+    try:
+        config = DenoiserConfig.load(folder / CONFIG_NAME)
+    except ConfigError as error:
+        raise CheckpointError(f"--init-from has no denoiser: {error}; give a whole model folder") from error
+    wanted = DenoiserConfig.from_dict({**config.to_dict(), **asked})
+    if other := [name for name in asked if getattr(wanted, name) != getattr(config, name)]:
+        name = other[0]
+        raise CheckpointError(
+            f"{folder} has {name} {getattr(config, name)}, the recipe {getattr(wanted, name)}; take a recipe that "
+            "agrees or leaves it out"
+        )
+    return Denoiser.load(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import send_to_device
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 
 from clipsonic.checkpoint import OPTIONAL_PARTS, REQUIRED_PARTS
 from clipsonic.config import TrainingConfig
+from clipsonic.device import fast_dtype
 from clipsonic.errors import CheckpointError
 from clipsonic.storage import write_whole
 
@@ -66,7 +67,7 @@ class Trainer:
         """Prepare to train `task` on the devices that Accelerate finds, writing to the folder `out`."""
         self.config = config
         self.out = out
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision))
         self.task = task.to(self.accelerator.device)
         self.wrapped = self.accelerator.prepare_model(self.task)
         self.optimizers = {name: self._optimizer(name, p) for name, p in self.task.phases().items()}
@@ -93,6 +94,8 @@ class Trainer:
 
     def run(self) -> dict[str, float]:
         """Train from the current step to `max_steps`, then save the part; return its held-out metrics."""
+        # Numbers too small for their exponent are taken for zero: CPUs reckon with them many times more slowly.
+        torch.set_flush_denormal(True)
         started = saved = time.monotonic()
         first = self.step
         while self.step < self.config.max_steps:
@@ -196,6 +199,15 @@ class Trainer:
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"cannot resume from {path}: {reason}; start without --resume") from error
+
+
+def _precision(asked: str) -> str:
+    """Return the mixed precision asked for, or "no", said aloud, where this CPU would be slower in it."""
+    device = PartialState().device.type
+    if device == "cpu" and asked in ("bf16", "fp16") and fast_dtype("cpu") == torch.float32:
+        print(f"this CPU has no units for {asked}: training in float32")
+        return "no"
+    return asked
 
 
 class _weights_of:  # noqa: N801 - a context manager, used like a function
