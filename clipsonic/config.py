@@ -11,11 +11,18 @@ from typing import Any, Self, get_type_hints
 
 from clipsonic.errors import ConfigError, SettingsError
 
-METHODS = ("iq", "zs", "pd", "sd")
+TEXT_METHODS = ("zs", "pd", "sd")
+IMAGE_METHODS = ("iq",)
+"""Of pictures and videos."""
+AUDIO_METHODS = ("aq",)
+METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
 SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "lms", "dpm2", "ddim", "ddpm")
 MAX_PROMPT_LENGTH = 500
 MAX_STEPS = 1000
 MAX_AUDIOS = 16
+MAX_CANDIDATES = 8
+MAX_DURATION_S = 60.0
+MIN_DURATION_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +204,8 @@ class GenerationSettings(Config):
         SettingsError: On construction, for a value outside its range.
     """
 
-    methods: tuple[str, ...] = ("iq", "zs", "pd")
-    """Pictures are rendered by iq, prompts by those of the others that are named."""
+    methods: tuple[str, ...] = ("iq", "zs", "pd", "aq")
+    """Pictures and videos are rendered by iq, sounds by aq, prompts by those of the others that are named."""
     sampler: str = "dpmpp-2m"
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
@@ -208,6 +215,12 @@ class GenerationSettings(Config):
     template: str = "a photo of {}"
     num_audios: int = 1
     """Variations of each query; variation k uses seed + k."""
+    candidates: int = 1
+    """So many sounds are made for each one kept; the one of best Clip-Score stays."""
+    duration_s: float = 0.0
+    """Length of the sounds in seconds; 0 is the model's own, and for a video the video's."""
+    morph: float = 0.5
+    """How far the query goes towards `toward`: 0 is the query alone, 1 is `toward` alone."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -220,6 +233,10 @@ class GenerationSettings(Config):
         _check_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _check_int("prior_num_inference_steps", self.prior_num_inference_steps, 1, MAX_STEPS)
         _check_int("num_audios", self.num_audios, 1, MAX_AUDIOS)
+        _check_int("candidates", self.candidates, 1, MAX_CANDIDATES)
+        _check_number("morph", self.morph, 0.0, 1.0)
+        if self.duration_s != 0:
+            _check_number("duration_s", self.duration_s, MIN_DURATION_S, MAX_DURATION_S, "0 (the model's own length) or ")
         _check_int("seed", self.seed, 0, 2**32 - self.num_audios)
         _check_number("guidance_scale", self.guidance_scale, 0.0, 30.0)
         _check_number("prior_guidance_scale", self.prior_guidance_scale, 0.0, 30.0)
@@ -251,6 +268,6 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
     _check(ok, name, value, f"a whole number from {low} to {high}")
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
+def _check_number(name: str, value: object, low: float, high: float, also: str = "") -> None:
     number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value
-    _check(math.isfinite(number) and low <= number <= high, name, value, f"a number from {low:g} to {high:g}")
+    _check(math.isfinite(number) and low <= number <= high, name, value, f"{also}a number from {low:g} to {high:g}")

@@ -32,6 +32,10 @@ class ConfigError(ClipSonicError, ValueError):
     """A configuration has an unknown, missing or impossible value."""
 
 
+class OutOfMemoryError(ClipSonicError, MemoryError):
+    """The device has too little memory, even for one sound at a time."""
+
+
 class OutputError(ClipSonicError, OSError):
     """A file cannot be written where it was asked for."""
 

@@ -16,11 +16,11 @@ class Progress:
     """Where a run stands; handed to the caller's callback, which may raise `Cancelled` to stop the run.
 
     Attributes:
-        stage: "loading clip" (or another part), "embedding", "prior", "denoising" or "vocoder".
+        stage: "loading clip" (or another part), "embedding", "prior", "denoising", "vocoder" or "scoring".
         step: Steps of this stage that are done, from 0.
         total: Steps of this stage altogether.
-        preview: Computes the denoised log-mels as they stand, float32, shape (audios, n_mels, frames); only while
-            denoising.
+        preview: Computes the denoised log-mels as they stand, float32, shape (audios, n_mels, frames), those of
+            shorter sounds filled up with silence; only while denoising. Of several candidates it shows the first.
     """
 
     stage: str
@@ -38,21 +38,37 @@ class ClipSonicAudio:
 
     Attributes:
         method: One of `METHODS`.
-        prompt: The prompt as it was given, or None for a picture.
-        image: The picture's name, or None for a prompt.
+        prompt: The prompt as it was given, if it was made from one.
+        image: The picture's name, if it was made from one.
+        video: The video's name, if it was made from one.
+        audio: The name of the sound, if it was made from one.
+        toward: The text or the picture's name that the query was morphed towards, if there was one.
         seed: What gives this very sound again as `seed` with `num_audios=1`.
+        score: Clip-Score: the cosine of this sound to its query, both embedded into CLIP's space; None if the model
+            has no part "audio_clip".
         waveform: Sound in [-1, 1], float32, shape (samples,).
         mel: Natural-log mel magnitudes, float32, shape (n_mels, frames).
-        embedding: The L2-normalised embedding the denoiser was conditioned on, float32, shape (embedding_dim,).
+        embedding: The L2-normalised embedding the denoiser was conditioned on, float32, shape (embedding_dim,); for a
+            video the mean over its length.
     """
 
     method: str
     prompt: str | None
     image: str | None
+    video: str | None = None
+    audio: str | None = None
+    toward: str | None = None
     seed: int
+    score: float | None = None
     waveform: np.ndarray
     mel: np.ndarray
     embedding: np.ndarray
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What the sound was made from, by the pipeline's names of it: "prompt", "image", "video", "audio", "toward"."""
+        kinds = {"prompt": self.prompt, "image": self.image, "video": self.video, "audio": self.audio}
+        return {kind: name for kind, name in (kinds | {"toward": self.toward}).items() if name is not None}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +79,8 @@ class ClipSonicOutput:
         audios: One entry a sound.
         settings: The settings in force.
         sample_rate: Of every waveform, in Hz.
-        timings: Seconds spent, by stage ("loading", "embedding", "prior", "denoising", "vocoder") and in "total".
+        timings: Seconds spent, by stage ("loading", "embedding", "prior", "denoising", "vocoder", "scoring") and in
+            "total".
         model: The model's name.
         model_sha256: 64 hexadecimal digits that stand for all of its weights.
     """
@@ -77,7 +94,7 @@ class ClipSonicOutput:
 
     @property
     def waveforms(self) -> np.ndarray:
-        """All sounds in [-1, 1], float32, shape (audios, samples)."""
+        """All sounds in [-1, 1], float32, shape (audios, samples); they must be equally long."""
         return np.stack([audio.waveform for audio in self.audios])
 
     @property
@@ -93,8 +110,8 @@ class ClipSonicOutput:
     def tags(self, audio: ClipSonicAudio) -> dict[str, str]:
         """Return what a sound file should say about one of the sounds: the query, the settings and the model."""
         settings = self.settings.to_dict() | {"methods": [audio.method], "num_audios": 1, "seed": audio.seed}
-        query = {"prompt": audio.prompt, "image": audio.image}
-        return {key: value for key, value in query.items() if value is not None} | {
+        score = {} if audio.score is None else {"score": f"{audio.score:.4f}"}
+        return audio.query | score | {
             "method": audio.method,
             "seed": str(audio.seed),
             "settings": json.dumps(settings, ensure_ascii=False),
