@@ -117,7 +117,7 @@ def benchmark(model: str, device: str = "auto") -> dict[str, Any]:
                 "of_peak": flops[stage] / seconds / peak if seconds else 0.0,
             }
             for stage, seconds in timings.items()
-            if stage not in ("total", "loading")
+            if stage not in ("total", "loading") and seconds
         },
     }
 

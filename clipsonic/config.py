@@ -236,7 +236,9 @@ class GenerationSettings(Config):
         _check_int("candidates", self.candidates, 1, MAX_CANDIDATES)
         _check_number("morph", self.morph, 0.0, 1.0)
         if self.duration_s != 0:
-            _check_number("duration_s", self.duration_s, MIN_DURATION_S, MAX_DURATION_S, "0 (the model's own length) or ")
+            _check_number(
+                "duration_s", self.duration_s, MIN_DURATION_S, MAX_DURATION_S, "0 (the model's own length) or "
+            )
         _check_int("seed", self.seed, 0, 2**32 - self.num_audios)
         _check_number("guidance_scale", self.guidance_scale, 0.0, 30.0)
         _check_number("prior_guidance_scale", self.prior_guidance_scale, 0.0, 30.0)

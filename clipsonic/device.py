@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import nn
 
-from clipsonic.errors import SettingsError
+from clipsonic.errors import OutOfMemoryError, SettingsError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -63,6 +65,39 @@ class Accelerator:
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
         return network
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch failed for want of memory; only CUDA has an error class of its own for that."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def release_memory() -> None:
+    """Give back what torch keeps for later, so that a smaller attempt may fit."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Turn torch's failure for want of memory into one that says what to do.
+
+    Raises:
+        OutOfMemoryError: The block ran out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition(".")[0]
+        raise OutOfMemoryError(
+            f"the device has too little memory ({reason}); ask for a shorter or fewer sounds, or take the device cpu"
+        ) from error
 
 
 def fast_dtype(device_type: str) -> torch.dtype:

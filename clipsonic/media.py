@@ -1,24 +1,31 @@
-"""Safe decoding of what people hand in: pictures of any kind, never trusted."""
+"""Safe decoding of what people hand in: pictures and sounds of any kind, never trusted."""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from clipsonic.config import MAX_DURATION_S
 from clipsonic.errors import MediaError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 """A path, a file's bytes, a PIL image, or a uint8 array of shape (height, width) or (height, width, 3 or 4)."""
 
+SoundSource = str | Path | bytes | tuple[np.ndarray, int]
+"""A path, a file's bytes, or a float32 waveform of shape (samples,) with its sample rate in Hz."""
+
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 MAX_PICTURE_PIXELS = 50_000_000
 MAX_PICTURE_SIDE = 16_384
 MAX_PICTURE_BYTES = 100_000_000
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -119,3 +126,66 @@ def _flatten(picture: Image.Image) -> Image.Image:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return picture.convert("RGB")
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A decoded sound.
+
+    Attributes:
+        waveform: Sound in [-1, 1], one channel, float32, shape (samples,).
+        sample_rate: In Hz.
+    """
+
+    waveform: np.ndarray
+    sample_rate: int
+
+
+def open_sound(source: SoundSource, max_duration_s: float = MAX_DURATION_S) -> Sound:
+    """Decode the beginning of one sound, mixed down to one channel.
+
+    Args:
+        source: See `SoundSource`; of files, WAV, FLAC, Ogg, MP3 and whatever else libsndfile knows.
+        max_duration_s: What lies beyond is not read.
+
+    Returns:
+        The sound.
+
+    Raises:
+        MediaError: It is missing, is no sound, is empty, or holds values that are not numbers.
+    """
+    if isinstance(source, tuple):
+        sound = _sound_of_array(*source, max_duration_s)
+    else:
+        sound = _sound_of_file(source, max_duration_s)
+    if not sound.waveform.size:
+        raise MediaError("the sound is empty; give a longer one")
+    if not np.isfinite(sound.waveform).all():
+        raise MediaError("the sound holds values that are not numbers; give another")
+    return sound
+
+
+def _sound_of_array(waveform: np.ndarray, sample_rate: int, max_duration_s: float) -> Sound:
+    array = np.asarray(waveform)
+    rate_fits = isinstance(sample_rate, int) and MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating) or not rate_fits:
+        raise MediaError(
+            f"the sound is an array of {array.dtype} and shape {array.shape} at {sample_rate!r} Hz; expected float32 "
+            f"of shape (samples,) at {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+        )
+    return Sound(array[: round(max_duration_s * sample_rate)].astype(np.float32), sample_rate)
+
+
+def _sound_of_file(source: str | Path | bytes, max_duration_s: float) -> Sound:
+    name = "the sound" if isinstance(source, bytes) else Path(source).name
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            rate = file.samplerate
+            if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+                raise MediaError(f"{name} has {rate} samples a second; allowed: {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}")
+            samples = file.read(round(max_duration_s * rate), dtype="float32", always_2d=True)
+    except (OSError, TypeError, ValueError, soundfile.LibsndfileError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"cannot read {name} as a sound: {error}; give a WAV, FLAC, Ogg or MP3 file") from error
+    return Sound(np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32)), rate)

@@ -66,7 +66,7 @@ class ClipSonicAudio:
 
     @property
     def query(self) -> dict[str, str]:
-        """What the sound was made from, by the pipeline's names of it: "prompt", "image", "video", "audio", "toward"."""
+        """What the sound was made from: the names in "prompt", "image", "video", "audio" and "toward" that it has."""
         kinds = {"prompt": self.prompt, "image": self.image, "video": self.video, "audio": self.audio}
         return {kind: name for kind, name in (kinds | {"toward": self.toward}).items() if name is not None}
 
@@ -111,10 +111,14 @@ class ClipSonicOutput:
         """Return what a sound file should say about one of the sounds: the query, the settings and the model."""
         settings = self.settings.to_dict() | {"methods": [audio.method], "num_audios": 1, "seed": audio.seed}
         score = {} if audio.score is None else {"score": f"{audio.score:.4f}"}
-        return audio.query | score | {
-            "method": audio.method,
-            "seed": str(audio.seed),
-            "settings": json.dumps(settings, ensure_ascii=False),
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-        }
+        return (
+            audio.query
+            | score
+            | {
+                "method": audio.method,
+                "seed": str(audio.seed),
+                "settings": json.dumps(settings, ensure_ascii=False),
+                "model": self.model,
+                "model_sha256": self.model_sha256,
+            }
+        )

@@ -1,85 +1,42 @@
-"""Where the parts meet: a prompt or a picture in, sound out."""
+"""Where the parts meet: a prompt, a picture, a video or a sound in, sound out."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipsonic.checkpoint import ModelFolder
-from clipsonic.clip import ClipEncoder
-from clipsonic.config import MAX_PROMPT_LENGTH, METHODS, GenerationSettings
-from clipsonic.device import Accelerator
-from clipsonic.errors import PromptError, SettingsError
-from clipsonic.media import Picture, open_picture
+from clipsonic.conditioning import condition, mean_direction
+from clipsonic.config import METHODS, GenerationSettings
+from clipsonic.device import Accelerator, memory_told
+from clipsonic.errors import SettingsError
+from clipsonic.media import Picture, SoundSource
 from clipsonic.output import Callback, ClipSonicAudio, ClipSonicOutput, Progress
-from clipsonic.sampling import sample_mel
+from clipsonic.queries import NEEDS, Item, Query, check_methods, check_prompt, list_items, read_queries, read_toward
+from clipsonic.rendering import Rendering, render
+from clipsonic.run import Run
+from clipsonic.video import VideoSource
 
 DEFAULT_MODEL = "checkpoints/mini"
-IMAGE_METHODS = ("iq",)
-PRIORS = {"pd": "prior", "sd": "supervised_prior"}
-_PRIOR_STREAM = 2**32
-"""Added to the seed for the prior's noise, so that it never repeats the denoiser's start noise."""
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Query:
-    """A prompt or a picture, and the methods that render it."""
-
-    methods: tuple[str, ...]
-    prompt: str | None = None
-    image: str | None = None
-    picture: Image.Image | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Item:
-    """One sound to make: a query, one of its methods and a seed."""
-
-    query: _Query
-    query_index: int
-    method: str
-    seed: int
-
-
-class _Run:
-    """What one call needs beside the model: the callback and the clock."""
-
-    def __init__(self, callback: Callback | None) -> None:
-        self._callback = callback
-        self._start = time.perf_counter()
-        self._seconds = dict.fromkeys(("loading", "embedding", "prior", "denoising", "vocoder"), 0.0)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's seconds to `stage`."""
-        start = time.perf_counter()
-        yield
-        self._seconds[stage] += time.perf_counter() - start
-
-    def report(self, stage: str, step: int, total: int, preview: Callable[[], np.ndarray] | None = None) -> None:
-        """Tell the caller; whatever the callback raises stops the run."""
-        if self._callback is not None:
-            self._callback(Progress(stage=stage, step=step, total=total, preview=preview))
-
-    def timings(self) -> dict[str, float]:
-        """Return seconds by stage and in total."""
-        return self._seconds | {"total": time.perf_counter() - self._start}
+__all__ = [
+    "DEFAULT_MODEL",
+    "ClipSonicAudio",
+    "ClipSonicOutput",
+    "ClipSonicPipeline",
+    "Progress",
+    "Rendering",
+    "check_prompt",
+]
 
 
 class ClipSonicPipeline:
-    """Text or pictures to sound, with the parts of one model folder, each loaded when first needed.
+    """Text, pictures, videos or sounds to sound, with the parts of one model folder, each loaded when first needed.
 
     Calls may come from several threads at once; nothing of a call stays behind.
 
@@ -108,12 +65,31 @@ class ClipSonicPipeline:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods this model can do, in the order of `METHODS`."""
-        return tuple(m for m in METHODS if PRIORS.get(m, "clip") in self.folder.index.parts)
+        return tuple(m for m in METHODS if NEEDS.get(m, "clip") in self.folder.index.parts)
 
     @property
     def sample_rate(self) -> int:
         """The sample rate of the sounds, in Hz."""
         return self.folder.index.mel.sample_rate
+
+    @property
+    def null_embedding(self) -> Tensor:
+        """What stands for "no condition", float32 on the CPU, shape (embedding_dim,); `render` takes it like others."""
+        return self.folder.part("denoiser").null_embedding.detach().float().cpu()
+
+    def preload(self, *parts: str) -> None:
+        """Load parts onto the device now, all if none is named, instead of when each is first needed.
+
+        A ZeroGPU Space must do so while it starts: `spaces` takes note of what is placed on "cuda" then, and hands it
+        to the process that holds the GPU of a request.
+
+        Raises:
+            CheckpointError: A part is missing or broken.
+            OutOfMemoryError: The device cannot hold them.
+        """
+        with memory_told():
+            for name in parts or self.folder.index.parts:
+                self.folder.part(name)
 
     @torch.inference_mode()
     def __call__(
@@ -121,16 +97,24 @@ class ClipSonicPipeline:
         prompt: str | list[str] | tuple[str, ...] | None = None,
         image: Picture | list[Picture] | tuple[Picture, ...] | None = None,
         *,
+        video: VideoSource | list[VideoSource] | tuple[VideoSource, ...] | None = None,
+        audio: SoundSource | list[SoundSource] | None = None,
+        toward: str | Picture | None = None,
         settings: GenerationSettings | None = None,
         generator: torch.Generator | None = None,
         callback: Callback | None = None,
         **overrides: Any,
     ) -> ClipSonicOutput:
-        """Make sounds for prompts, pictures or both; prompts come first.
+        """Make sounds for prompts, pictures, videos and sounds, in this order if there are several kinds.
 
         Args:
             prompt: One text or a list of them. They are rendered by those of `methods` that take text: zs, pd, sd.
             image: One picture or a list of them (paths, bytes, PIL images or uint8 arrays); rendered by the method iq.
+            video: One video or a list of them (paths, or `Video` as `open_video` returns it); iq on its moving
+                pictures. The sound is as long as the video, up to `MAX_DURATION_S`.
+            audio: One sound or a list of them (paths, bytes, or pairs of a float32 waveform and its rate in Hz); makes
+                more like it by the method aq.
+            toward: A text, or a picture that is not given as a `str`; every query is morphed towards it by `morph`.
             settings: What to do; the defaults of `GenerationSettings` if left out.
             generator: If given, the seed is drawn from it.
             callback: Called with a `Progress` before and after every step; may raise `Cancelled`.
@@ -141,30 +125,32 @@ class ClipSonicPipeline:
             same sound, whatever else is asked for in the same call.
 
         Raises:
-            PromptError: A prompt is empty or too long, or there is neither prompt nor picture.
-            MediaError: A picture cannot be used.
+            PromptError: A prompt is empty or too long, or there is no query.
+            MediaError: A file cannot be used.
             SettingsError: A setting is out of range, or no method fits a query.
             CheckpointError: A part of the model is missing or broken.
+            OutOfMemoryError: The device has too little memory even for a batch of one.
             Cancelled: The callback asked to stop.
         """
         settings = _settle(settings, overrides, generator)
-        queries = self._queries(prompt, image, settings)
-        items = _items(queries, settings)
-        run = _Run(callback)
-        embeddings, negatives = self._embed(queries, items, settings, run)
-        mels = self._denoise(embeddings, negatives, items, settings, run)
-        waveforms = self._vocode(mels, run)
+        queries = read_queries(settings, prompt=prompt, image=image, video=video, audio=audio)
+        end = read_toward(toward)
+        check_methods(queries, settings, self.folder.index.name, tuple(self.folder.index.parts))
+        items, run = list_items(queries, settings), Run(self.folder, callback)
+        conditions = condition(run, queries, items, end, settings)
+        renderings = render(
+            run,
+            conditions.embeddings,
+            [item.noise_seed for item in items],
+            [item.query.duration_s(settings) for item in items],
+            settings,
+            negatives=conditions.negatives,
+            references=conditions.references,
+            shown=settings.candidates,
+        )
         audios = tuple(
-            ClipSonicAudio(
-                method=item.method,
-                prompt=item.query.prompt,
-                image=item.query.image,
-                seed=item.seed,
-                waveform=waveform,
-                mel=mel.float().cpu().numpy(),
-                embedding=embedding.float().cpu().numpy(),
-            )
-            for item, waveform, mel, embedding in zip(items, waveforms, mels, embeddings, strict=True)
+            _audio(items[row], end, conditions.embeddings[row], renderings[row])
+            for row in _best(renderings, settings.candidates)
         )
         return ClipSonicOutput(
             audios=audios,
@@ -175,136 +161,78 @@ class ClipSonicPipeline:
             model_sha256=self.folder.sha256,
         )
 
-    def _queries(
+    @torch.inference_mode()
+    def render(
         self,
-        prompt: str | list[str] | tuple[str, ...] | None,
-        image: Picture | list[Picture] | tuple[Picture, ...] | None,
-        settings: GenerationSettings,
-    ) -> list[_Query]:
-        """Check prompts, pictures and the methods that go with them."""
-        prompts = [] if prompt is None else [*prompt] if isinstance(prompt, list | tuple) else [prompt]
-        pictures = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
-        if not prompts and not pictures:
-            raise PromptError("there is neither a prompt nor a picture; give at least one")
-        for_text = tuple(m for m in settings.methods if m not in IMAGE_METHODS)
-        for_pictures = tuple(m for m in settings.methods if m in IMAGE_METHODS)
-        self._check_methods(for_text, "a prompt", "zs, pd or sd", bool(prompts))
-        self._check_methods(for_pictures, "a picture", "iq", bool(pictures))
-        queries = [_Query(methods=for_text, prompt=check_prompt(text)) for text in prompts]
-        for number, picture in enumerate(pictures, 1):
-            name = Path(picture).name if isinstance(picture, str | Path) else f"picture {number}"
-            queries.append(_Query(methods=for_pictures, image=name, picture=open_picture(picture)))
-        return queries
+        embeddings: Tensor | Sequence[Tensor],
+        seeds: Sequence[int],
+        settings: GenerationSettings | None = None,
+        *,
+        durations_s: Sequence[float] | None = None,
+        negatives: Tensor | None = None,
+        references: Tensor | None = None,
+        callback: Callback | None = None,
+        **overrides: Any,
+    ) -> list[Rendering]:
+        """Make one sound of each embedding, whatever it comes from: the lower half of a call.
 
-    def _check_methods(self, methods: tuple[str, ...], query: str, allowed: str, asked: bool) -> None:
-        if asked and not methods:
-            raise SettingsError(f"methods has none that renders {query}; add {allowed}")
-        for method in methods if asked else ():
-            if method not in self.methods:
-                raise SettingsError(
-                    f"the model {self.folder.index.name} cannot do {method!r}, it has no {PRIORS[method]}; "
-                    f"allowed: {', '.join(self.methods)}"
-                )
+        What belongs to the upper half has no say here: methods, template, negative prompt (give `negatives`), prior,
+        candidates, variations and `settings.seed`.
 
-    def _part(self, name: str, run: _Run) -> Any:
-        """Return a part of the model, telling the caller if it has to be loaded first."""
-        if not self.folder.is_loaded(name):
-            run.report(f"loading {name}", 0, 1)
-        with run.timed("loading"):
-            return self.folder.part(name)
-
-    def _embed(
-        self, queries: list[_Query], items: list[_Item], settings: GenerationSettings, run: _Run
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return what to condition on and, if there is a negative prompt, what to steer away from.
-
-        One query at a time: a batch's padding and kernels would let one query's result depend on another.
+        Args:
+            embeddings: L2-normalised, or `null_embedding` for unconditional sound, float32, shape
+                (items, embedding_dim); or a list with, for each item, shape (windows, embedding_dim).
+            seeds: One an item; the same embedding, seed and settings give the same sound in any company.
+            settings: Sampler, steps, guidance and duration; the defaults if left out.
+            durations_s: Lengths in seconds, one an item, 0 for the model's own; `settings.duration_s` if left out.
+            negatives: What to steer away from instead of "no condition", float32, shape (items, embedding_dim).
+            references: What to score the sounds against, float32, shape (items, embedding_dim).
+            callback: As in a call.
+            **overrides: Single fields of the settings.
 
         Returns:
-            Two L2-normalised embeddings, float32, shape (items, embedding_dim).
+            The sounds in the order of the embeddings.
+
+        Raises:
+            SettingsError: A setting is out of range, or the numbers of embeddings and seeds differ.
+            CheckpointError: A part of the model is missing or broken.
+            OutOfMemoryError: The device has too little memory even for a batch of one.
+            Cancelled: The callback asked to stop.
         """
-        clip = self._part("clip", run)
-        rows = []
-        for number, query in enumerate(queries):
-            run.report("embedding", number, len(queries))
-            with run.timed("embedding"):
-                rows.append(_embed_query(clip, query, settings).cpu())
-        run.report("embedding", len(queries), len(queries))
-        embeddings = torch.cat(rows)[[item.query_index for item in items]]
-        negatives = None
-        if settings.negative_prompt:
-            with run.timed("embedding"):
-                negative = _embed_query(clip, _Query(methods=(), prompt=settings.negative_prompt), settings)
-            negatives = negative.cpu().repeat(len(items), 1)
-        self._apply_priors([e for e in (embeddings, negatives) if e is not None], items, settings, run)
-        return embeddings, negatives
-
-    def _apply_priors(self, batches: list[Tensor], items: list[_Item], settings: GenerationSettings, run: _Run) -> None:
-        """Replace, in place, the text embeddings of the methods that have a prior by what the prior draws from them."""
-        rows = [row for row, item in enumerate(items) if item.method in PRIORS]
-        for number, row in enumerate(rows):
-            prior = self._part(PRIORS[items[row].method], run)
-            run.report("prior", number, len(rows))
-            with run.timed("prior"), self._precision():
-                for batch in batches:
-                    drawn = prior.sample(
-                        batch[row : row + 1],
-                        num_inference_steps=settings.prior_num_inference_steps,
-                        guidance_scale=settings.prior_guidance_scale,
-                        generators=[torch.Generator().manual_seed(items[row].seed + _PRIOR_STREAM)],
-                    )
-                    # Some priors draw embeddings of other lengths; the denoiser only knows unit ones.
-                    batch[row] = F.normalize(drawn[0].float(), dim=-1)
-        if rows:
-            run.report("prior", len(rows), len(rows))
-
-    def _denoise(
-        self, embeddings: Tensor, negatives: Tensor | None, items: list[_Item], settings: GenerationSettings, run: _Run
-    ) -> Tensor:
-        """Return the log-mels, float32, shape (items, n_mels, frames); all items run as one batch."""
-        denoiser, scheduler = self._part("denoiser", run), self._part("scheduler", run)
-        with run.timed("denoising"):
-            return sample_mel(
-                denoiser,
-                scheduler,
-                embeddings,
-                sampler=settings.sampler,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                generators=[torch.Generator().manual_seed(item.seed) for item in items],
-                negative_embeddings=negatives,
-                accelerator=self.folder.accelerator,
-                callback=partial(run.report, "denoising"),
+        settings = _settle(settings, overrides, None)
+        lengths = [settings.duration_s] * len(seeds) if durations_s is None else durations_s
+        if not len(embeddings) == len(seeds) == len(lengths):
+            raise SettingsError(
+                f"there are {len(embeddings)} embeddings, {len(seeds)} seeds and {len(lengths)} durations; "
+                "give one of each for every sound"
             )
-
-    def _vocode(self, mels: Tensor, run: _Run) -> list[np.ndarray]:
-        """Return one waveform a mel, float32, shape (samples,); one at a time, so that none depends on another."""
-        vocoder = self._part("vocoder", run)
-        waveforms = []
-        for number, mel in enumerate(mels):
-            run.report("vocoder", number, len(mels))
-            with run.timed("vocoder"):
-                waveforms.append(vocoder.decode(mel[None])[0].float().cpu().numpy())
-        run.report("vocoder", len(mels), len(mels))
-        return waveforms
-
-    def _precision(self) -> AbstractContextManager[None]:
-        return self.folder.accelerator.autocast()
+        rows = [row.float().cpu() for row in embeddings]
+        away = None if negatives is None else list(negatives.float().cpu())
+        run = Run(self.folder, callback)
+        return render(run, rows, seeds, lengths, settings, negatives=away, references=references)
 
 
-def check_prompt(prompt: object) -> str:
-    """Return the prompt if it can be used.
+def _best(renderings: Sequence[Rendering], candidates: int) -> list[int]:
+    """Return the row of the best-scored candidate for each sound; the first of equals."""
+    groups = [range(start, start + candidates) for start in range(0, len(renderings), candidates)]
+    return [max(group, key=lambda row: renderings[row].score or 0.0) for group in groups]
 
-    Raises:
-        PromptError: It is not text, is empty, or is longer than `MAX_PROMPT_LENGTH` characters.
-    """
-    if not isinstance(prompt, str):
-        raise PromptError(f"the prompt is {type(prompt).__name__}, expected text")
-    if not prompt.strip():
-        raise PromptError("the prompt is empty; say what should sound, such as 'a dog barking'")
-    if len(prompt) > MAX_PROMPT_LENGTH:
-        raise PromptError(f"the prompt has {len(prompt):,} characters; allowed are {MAX_PROMPT_LENGTH}; shorten it")
-    return prompt
+
+def _audio(item: Item, toward: Query | None, embedding: Tensor, rendering: Rendering) -> ClipSonicAudio:
+    """Join a sound with what it was made from."""
+    names = {
+        kind: item.query.name if kind == item.query.kind else None for kind in ("prompt", "image", "video", "audio")
+    }
+    return ClipSonicAudio(
+        **names,
+        toward=toward.name if toward else None,
+        method=item.method,
+        seed=item.seed,
+        score=rendering.score,
+        waveform=rendering.waveform,
+        mel=rendering.mel,
+        embedding=mean_direction(embedding).numpy(),
+    )
 
 
 def _settle(
@@ -322,20 +250,3 @@ def _settle(
         seed = int(torch.randint(2**32 - settled.num_audios, (1,), generator=generator, device=generator.device))
         settled = dataclasses.replace(settled, seed=seed)
     return settled
-
-
-def _items(queries: list[_Query], settings: GenerationSettings) -> list[_Item]:
-    """List the sounds to make, by query, then variation, then method."""
-    return [
-        _Item(query=query, query_index=index, method=method, seed=settings.seed + variation)
-        for index, query in enumerate(queries)
-        for variation in range(settings.num_audios)
-        for method in query.methods
-    ]
-
-
-def _embed_query(clip: ClipEncoder, query: _Query, settings: GenerationSettings) -> Tensor:
-    """Return the CLIP embedding of a picture, or of a prompt in its template, shape (1, embedding_dim)."""
-    if query.picture is not None:
-        return clip.encode_images([query.picture])
-    return clip.encode_text([settings.template.replace("{}", query.prompt or "")])

@@ -11,11 +11,13 @@ import diffusers
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipsonic.config import SAMPLERS
 from clipsonic.denoiser import Denoiser
-from clipsonic.device import Accelerator
+from clipsonic.device import Accelerator, is_out_of_memory, release_memory
 from clipsonic.errors import CheckpointError, SettingsError
+from clipsonic.windows import Windows
 
 StepCallback = Callable[[int, int, Callable[[], np.ndarray] | None], None]
 """Called with the steps done, the steps altogether, and what computes the denoised log-mels as they stand."""
@@ -58,7 +60,7 @@ def make_scheduler(config: dict[str, Any], sampler: str, num_inference_steps: in
 
 
 class _Guided:
-    """The denoiser with classifier-free guidance, run in batches of one fixed size."""
+    """The denoiser with classifier-free guidance, run in batches of one size; smaller ones where memory is short."""
 
     def __init__(
         self, denoiser: Denoiser, conditions: Tensor, others: Tensor | None, guidance_scale: float, batch: int
@@ -67,7 +69,22 @@ class _Guided:
         self._guidance_scale, self._batch = guidance_scale, batch
 
     def velocity(self, noisy: Tensor, timestep: Tensor) -> Tensor:
-        """Return the guided velocity, float32, shape (items, n_mels, frames)."""
+        """Return the guided velocity, float32, shape (windows, n_mels, frames).
+
+        Raises:
+            OutOfMemoryError: The device has too little memory even for one window.
+        """
+        while True:
+            try:
+                return self._velocity(noisy, timestep)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self._batch == 1:
+                    raise
+            # Outside of the handler, whose traceback would keep the tensors of the failed attempt alive.
+            self._batch //= 2
+            release_memory()
+
+    def _velocity(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         count = len(noisy)
         rows = torch.arange(-(-count // self._batch) * self._batch, device=noisy.device) % count
         outputs = [self._chunk(noisy[chunk], timestep, chunk) for chunk in rows.split(self._batch)]
@@ -85,17 +102,17 @@ class _Guided:
 def sample_mel(
     denoiser: Denoiser,
     scheduler_config: dict[str, Any],
-    embeddings: Tensor,
+    embeddings: Sequence[Tensor],
     *,
     sampler: str,
     num_inference_steps: int,
     guidance_scale: float,
     generators: Sequence[torch.Generator],
-    frames: int | None = None,
-    negative_embeddings: Tensor | None = None,
+    windows: Sequence[Windows] | None = None,
+    negative_embeddings: Sequence[Tensor] | None = None,
     accelerator: Accelerator | None = None,
     callback: StepCallback | None = None,
-) -> Tensor:
+) -> list[Tensor]:
     """Draw log-mels from noise under the guidance of embeddings (Ho & Salimans, 2022).
 
     Every item has a generator and a scheduler of its own, so its result does not depend on the rest of the batch.
@@ -103,45 +120,53 @@ def sample_mel(
     Args:
         denoiser: The network.
         scheduler_config: The training's `scheduler_config.json`.
-        embeddings: What to condition on, L2-normalised, float32, shape (items, embedding_dim).
+        embeddings: What to condition each item on, L2-normalised, float32: one for the whole of it, shape
+            (embedding_dim,) or (1, embedding_dim), or one a window, shape (windows, embedding_dim).
         sampler: One of `SAMPLERS`.
         num_inference_steps: At least 1.
         guidance_scale: 1 is plain sampling and takes half the time; larger follows the condition more closely.
         generators: One an item, on the CPU.
-        frames: Length of the mels; the denoiser's own if left out.
-        negative_embeddings: What to steer away from, in place of "no condition"; shape (items, embedding_dim).
+        windows: Where the network looks, one an item; a single window of the denoiser's own length if left out.
+        negative_embeddings: What to steer away from, in place of "no condition"; one an item, as `embeddings`.
         accelerator: The device and precision; the CPU's if left out.
         callback: Told before the first and after every evaluation; may raise `Cancelled`.
 
     Returns:
-        Natural-log mel magnitudes on the CPU, float32, shape (items, n_mels, frames).
+        Natural-log mel magnitudes on the CPU, float32, shape (n_mels, frames) each, as long as the windows say.
 
     Raises:
         SettingsError: There is no such sampler.
         CheckpointError: The scheduler's configuration does not fit.
+        OutOfMemoryError: The device has too little memory even for one window.
     """
     accelerator = accelerator or Accelerator.choose("cpu")
     config = denoiser.config
+    windows = windows or [Windows.cover(config.frames, config.frames)] * len(generators)
     schedulers = [make_scheduler(scheduler_config, sampler, num_inference_steps) for _ in generators]
-    shape = (1, config.n_mels, frames or config.frames)
-    noises = [torch.randn(shape, generator=generator) for generator in generators]
-    others = denoiser.null_embedding.expand(len(embeddings), -1) if negative_embeddings is None else negative_embeddings
+    noises = [torch.randn(1, config.n_mels, w.span, generator=g) for w, g in zip(windows, generators, strict=True)]
+    others = [denoiser.null_embedding] * len(windows) if negative_embeddings is None else negative_embeddings
     guided = _Guided(
         denoiser,
-        embeddings.to(accelerator.device),
-        others.to(accelerator.device) if guidance_scale != 1 else None,
+        _by_window(embeddings, windows).to(accelerator.device),
+        _by_window(others, windows).to(accelerator.device) if guidance_scale != 1 else None,
         guidance_scale,
         accelerator.batch,
     )
-    loop = _Loop(guided, schedulers, generators, accelerator)
-    return denoiser.denormalize(loop.run(noises, denoiser.denormalize, callback))
+    loop = _Loop(guided, schedulers, generators, windows, accelerator)
+    return loop.run(noises, denoiser.denormalize, callback)
+
+
+def _by_window(embeddings: Sequence[Tensor], windows: Sequence[Windows]) -> Tensor:
+    """Return one row a window of every item, shape (all windows, embedding_dim)."""
+    pairs = zip(embeddings, windows, strict=True)
+    return torch.cat([embedding.expand(len(window.starts), -1) for embedding, window in pairs])
 
 
 class _Step(NamedTuple):
-    """What a preview is made of."""
+    """What a preview is made of, item by item."""
 
-    scaled: Tensor
-    velocity: Tensor
+    scaled: list[Tensor]
+    velocities: list[Tensor]
     timestep: Tensor
 
 
@@ -149,39 +174,59 @@ class _Loop:
     """The reverse diffusion of several items in step, each with its own scheduler."""
 
     def __init__(
-        self, guided: _Guided, schedulers: list[Any], generators: Sequence[torch.Generator], accelerator: Accelerator
+        self,
+        guided: _Guided,
+        schedulers: list[Any],
+        generators: Sequence[torch.Generator],
+        windows: Sequence[Windows],
+        accelerator: Accelerator,
     ) -> None:
         self._guided, self._schedulers, self._accelerator = guided, schedulers, accelerator
+        self._windows = windows
         takes_generator = "generator" in inspect.signature(schedulers[0].step).parameters
         self._extra = [{"generator": g} if takes_generator else {} for g in generators]
 
     def run(
         self, noises: list[Tensor], denormalize: Callable[[Tensor], Tensor], callback: StepCallback | None
-    ) -> Tensor:
-        """Denoise; returns model-space mels on the CPU, float32, shape (items, n_mels, frames)."""
+    ) -> list[Tensor]:
+        """Denoise; returns natural-log mels on the CPU, float32, shape (n_mels, frames) each."""
         samples = [noise * s.init_noise_sigma for noise, s in zip(noises, self._schedulers, strict=True)]
         timesteps = self._schedulers[0].timesteps
         _tell(callback, 0, len(timesteps), None)
         for done, timestep in enumerate(timesteps, 1):
-            scaled = torch.cat([s.scale_model_input(x, timestep) for s, x in self._pairs(samples)])
-            with self._accelerator.autocast():
-                velocity = self._guided.velocity(scaled.to(self._accelerator.device), timestep).float().cpu()
+            scaled = [s.scale_model_input(x, timestep) for s, x in self._pairs(samples)]
+            velocities = self._velocities(scaled, timestep)
             samples = [
-                s.step(v[None], timestep, x, **extra).prev_sample
-                for (s, x), v, extra in zip(self._pairs(samples), velocity, self._extra, strict=True)
+                s.step(v, timestep, x, **extra).prev_sample
+                for (s, x), v, extra in zip(self._pairs(samples), velocities, self._extra, strict=True)
             ]
-            step = _Step(scaled, velocity, timestep)
+            step = _Step(scaled, velocities, timestep)
             _tell(callback, done, len(timesteps), partial(self._preview, step, denormalize))
-        return torch.cat(samples)
+        return self._crop([denormalize(sample) for sample in samples])
+
+    def _velocities(self, scaled: list[Tensor], timestep: Tensor) -> list[Tensor]:
+        """Return each item's velocity, averaged over its windows, float32 on the CPU, shape (1, n_mels, span)."""
+        pieces = torch.cat([w.cut(x) for w, x in zip(self._windows, scaled, strict=True)])
+        with self._accelerator.autocast():
+            velocity = self._guided.velocity(pieces.to(self._accelerator.device), timestep).float().cpu()
+        shares = velocity.split([len(w.starts) for w in self._windows])
+        return [w.join(share) for w, share in zip(self._windows, shares, strict=True)]
 
     def _pairs(self, samples: list[Tensor]) -> list[tuple[Any, Tensor]]:
         return list(zip(self._schedulers, samples, strict=True))
 
+    def _crop(self, mels: list[Tensor]) -> list[Tensor]:
+        return [mel[0, :, : w.frames] for w, mel in zip(self._windows, mels, strict=True)]
+
     def _preview(self, step: _Step, denormalize: Callable[[Tensor], Tensor]) -> np.ndarray:
-        """Return the clean log-mels that a velocity points at: alpha * x - sigma * v."""
+        """Return the clean log-mels that a velocity points at: alpha * x - sigma * v, silence after the shorter."""
         alpha_squared = self._schedulers[0].alphas_cumprod[round(float(step.timestep))]
-        clean = alpha_squared.sqrt() * step.scaled - (1 - alpha_squared).sqrt() * step.velocity
-        return denormalize(clean).numpy()
+        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        pairs = zip(step.scaled, step.velocities, strict=True)
+        mels = self._crop([denormalize(alpha * x - sigma * v) for x, v in pairs])
+        longest = max(w.frames for w in self._windows)
+        silence = float(denormalize(torch.tensor(-torch.inf)))
+        return np.stack([F.pad(mel, (0, longest - mel.shape[1]), value=silence).numpy() for mel in mels])
 
 
 def _tell(callback: StepCallback | None, done: int, total: int, preview: Callable[[], np.ndarray] | None) -> None:

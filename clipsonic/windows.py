@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from clipsonic.config import MelConfig
 
 OVERLAP = 0.25
 """Share of a window that it has in common with the next, at least."""
@@ -39,6 +40,12 @@ class Windows:
         beyond = max(frames - size, 0)
         count = 1 + math.ceil(beyond / (size * (1 - overlap)))
         return cls(frames, size, tuple(round(beyond * k / max(count - 1, 1)) for k in range(count)))
+
+    @classmethod
+    def lasting(cls, duration_s: float, mel: MelConfig, size: int) -> Self:
+        """Return the windows of a sound of so many seconds; 0 seconds stand for one window."""
+        frames = math.ceil(round(duration_s * mel.sample_rate) / mel.hop_length)
+        return cls.cover(frames or size, size)
 
     @property
     def span(self) -> int:
@@ -83,8 +90,3 @@ def _ramps(size: int, before: int, after: int) -> Tensor:
         else:
             weights[:edge] *= ramp
     return weights
-
-
-def of_lengths(frames: Sequence[int], size: int) -> list[Windows]:
-    """Return the windows for sounds of several lengths."""
-    return [Windows.cover(length, size) for length in frames]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from clipsonic.audio_clip import AudioClip, AudioClipConfig
 from clipsonic.checkpoint import write_index
 from clipsonic.clip import build_model, save_clip
 from clipsonic.config import DenoiserConfig, PriorConfig, VocoderConfig
@@ -69,6 +70,19 @@ def fresh_accelerate() -> Iterator[None]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of random weights; copy it before changing it (`tiny_copy`)."""
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def hearing_pipeline(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipSonicPipeline:
+    """The tiny model with a part that embeds sounds, opened on the CPU."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("hearing") / "hearing"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AudioClip(AudioClipConfig(embedding_dim=EMBEDDING_DIM, network="mobilenetv3_small_050")).save(
+            folder / "audio_clip"
+        )
+    write_index(folder, "hearing")
+    return ClipSonicPipeline.from_pretrained(folder, device="cpu")
 
 
 @pytest.fixture

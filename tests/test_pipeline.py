@@ -163,7 +163,7 @@ def test_any_stage_can_be_stopped_and_the_pipeline_lives_on(stage: str, tiny_mod
 
 def test_timings_add_up(tiny_pipeline: ClipSonicPipeline) -> None:
     timings = tiny_pipeline("dog", settings=FAST).timings
-    assert set(timings) == {"loading", "embedding", "prior", "denoising", "vocoder", "total"}
+    assert set(timings) == {"loading", "embedding", "prior", "denoising", "vocoder", "scoring", "total"}
     assert timings["total"] >= sum(seconds for stage, seconds in timings.items() if stage != "total")
     assert timings["denoising"] > 0
 
@@ -193,7 +193,7 @@ def test_impossible_prompts_are_told(prompt: object, tiny_pipeline: ClipSonicPip
 
 @pytest.mark.parametrize("queries", [{}, {"prompt": []}, {"image": []}])
 def test_nothing_to_do_is_told(queries: dict[str, list[str]], tiny_pipeline: ClipSonicPipeline) -> None:
-    with pytest.raises(PromptError, match="neither a prompt nor a picture"):
+    with pytest.raises(PromptError, match="neither a prompt nor a picture, video or sound"):
         tiny_pipeline(**queries)
 
 

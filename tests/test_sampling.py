@@ -15,6 +15,7 @@ from clipsonic.config import SAMPLERS, DenoiserConfig
 from clipsonic.device import Accelerator
 from clipsonic.errors import Cancelled, CheckpointError, SettingsError
 from clipsonic.sampling import make_scheduler, sample_mel
+from clipsonic.windows import Windows
 
 STD = 0.5
 SCHEDULER = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
@@ -49,7 +50,9 @@ def draw(denoiser: GaussianDenoiser | None = None, **changes: Any) -> Tensor:
     settings: dict[str, Any] = {"sampler": "dpmpp-2m", "num_inference_steps": 25, "guidance_scale": 1.0} | changes
     embeddings = settings.pop("embeddings", torch.tensor([[0.7, 0.0]] * len(seeds)))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return sample_mel(denoiser or GaussianDenoiser(), CONFIG, embeddings, generators=generators, **settings)
+    return torch.stack(
+        sample_mel(denoiser or GaussianDenoiser(), CONFIG, embeddings, generators=generators, **settings)
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -96,8 +99,9 @@ def test_negative_embeddings_replace_no_condition() -> None:
     assert mels.mean().item() == pytest.approx(0.2 + 2 * 0.5, abs=0.03)
 
 
-def test_frames_set_the_length() -> None:
-    assert draw(frames=128, num_inference_steps=2).shape == (1, 80, 128)
+def test_windows_set_the_length() -> None:
+    assert draw(windows=[Windows.cover(150, 64)], num_inference_steps=2).shape == (1, 80, 150)
+    assert draw(windows=[Windows.cover(20, 64)], num_inference_steps=2).shape == (1, 80, 20)
 
 
 def test_callback_counts_and_previews_the_denoised_mel() -> None:

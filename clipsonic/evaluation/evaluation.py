@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipsonic.config import GenerationSettings
+from clipsonic.config import TEXT_METHODS, GenerationSettings
 from clipsonic.errors import DataError
 from clipsonic.evaluation.aisfx import AisfxEmbedder
 from clipsonic.evaluation.corpus import PROMPTS, Held, build_judge, choose_things, read_held
@@ -104,7 +104,7 @@ def _groups(
     plan: Plan, judge: Judge, held: Sequence[Held], things: Sequence[str], methods: Sequence[str]
 ) -> Iterator[tuple[str, list[Query], list[str]]]:
     """Yield the sets asked for: name ("" for the corpus), queries, and the methods that suit them."""
-    by_text = [method for method in methods if method not in IMAGE_METHODS]
+    by_text = [method for method in methods if method in TEXT_METHODS]
     by_picture = [method for method in methods if method in IMAGE_METHODS]
     if "corpus" in plan.sets and by_picture:
         yield "", frame_queries(held, things, plan.seeds), by_picture

@@ -1,0 +1,173 @@
+"""From queries to what the denoiser is conditioned on: CLIP's three ways in, the priors, and morphing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipsonic.checkpoint import ModelIndex
+from clipsonic.config import TEXT_METHODS, GenerationSettings
+from clipsonic.media import Sound
+from clipsonic.queries import NEEDS, Item, Query
+from clipsonic.run import Run
+from clipsonic.video import Video
+from clipsonic.windows import Windows
+
+NEARLY_PARALLEL = 1e-4
+"""Sine of an angle below which two directions are mixed along the chord."""
+PRIORS = {method: NEEDS[method] for method in TEXT_METHODS if method in NEEDS}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conditions:
+    """What a call's items are conditioned on; every embedding is L2-normalised float32 on the CPU.
+
+    Attributes:
+        embeddings: One tensor an item, shape (1, embedding_dim), or (windows, embedding_dim) for a video.
+        negatives: What to steer away from, one an item, shape (embedding_dim,); None for "no condition".
+        references: What Clip-Score compares each item's sound with, shape (items, embedding_dim).
+    """
+
+    embeddings: list[Tensor]
+    negatives: list[Tensor] | None
+    references: Tensor
+
+
+def condition(
+    run: Run, queries: Sequence[Query], items: Sequence[Item], toward: Query | None, settings: GenerationSettings
+) -> Conditions:
+    """Embed the queries, let the priors draw, and morph.
+
+    A query and what it is morphed towards each go their own way first: the texts of a method that has a prior through
+    that, pictures and sounds as they are.
+
+    Raises:
+        CheckpointError: A part of the model is missing or broken.
+        Cancelled: The callback asked to stop.
+    """
+    negative = Query(kind="prompt", name="", source=settings.negative_prompt) if settings.negative_prompt else None
+    asked = [*queries, *(query for query in (toward, negative) if query)]
+    rows = []
+    for number, query in enumerate(asked):
+        part = run.part("audio_clip" if query.kind == "audio" else "clip")
+        run.report("embedding", number, len(asked))
+        with run.timed("embedding"):
+            rows.append(_embed(part, query, settings, run.index))
+    run.report("embedding", len(asked), len(asked))
+    raw = dict(zip(map(id, asked), rows, strict=True))
+    embeddings, negatives = [], []
+    number, total = 0, sum(item.method in PRIORS for item in items)
+    for item in items:
+        way = _Way(run, item, settings)
+        if item.method in PRIORS:
+            run.part(PRIORS[item.method])
+            run.report("prior", number, total)
+            number += 1
+        embedding = way(item.query, raw[id(item.query)])
+        if toward:
+            embedding = slerp(embedding, way(toward, raw[id(toward)]), settings.morph)
+        embeddings.append(embedding)
+        if negative:
+            negatives.append(way(negative, raw[id(negative)])[0])
+    if total:
+        run.report("prior", total, total)
+    references = torch.stack([mean_direction(raw[id(item.query)]) for item in items])
+    if toward:
+        references = slerp(references, raw[id(toward)], settings.morph)
+    return Conditions(embeddings=embeddings, negatives=negatives or None, references=references)
+
+
+class _Way:
+    """How an item's embeddings go from CLIP to the denoiser."""
+
+    def __init__(self, run: Run, item: Item, settings: GenerationSettings) -> None:
+        self._run, self._item, self._settings = run, item, settings
+
+    def __call__(self, query: Query, row: Tensor) -> Tensor:
+        """Return what the method's prior draws from a text's embedding, shape (1, embedding_dim), or `row` itself."""
+        if query.kind != "prompt" or self._item.method not in PRIORS:
+            return row
+        prior = self._run.part(PRIORS[self._item.method])
+        with self._run.timed("prior"), self._run.precision():
+            drawn = prior.sample(
+                row,
+                num_inference_steps=self._settings.prior_num_inference_steps,
+                guidance_scale=self._settings.prior_guidance_scale,
+                generators=[torch.Generator().manual_seed(self._item.prior_seed)],
+            )
+        # Some priors draw embeddings of other lengths; the denoiser only knows unit ones.
+        return F.normalize(drawn.float().cpu(), dim=-1)
+
+
+def _embed(part: Any, query: Query, settings: GenerationSettings, index: ModelIndex) -> Tensor:
+    """Embed one query by itself: a batch's padding and kernels would let one query's result depend on another.
+
+    Returns:
+        L2-normalised, float32 on the CPU, shape (1, embedding_dim), or (windows, embedding_dim) for a video.
+    """
+    source = query.source
+    if isinstance(source, Sound):
+        return part.embed(torch.from_numpy(source.waveform)[None], source.sample_rate).float().cpu()
+    if isinstance(source, Video):
+        windows = Windows.lasting(query.duration_s(settings), index.mel, index.frames)
+        frames = torch.cat([part.encode_images([frame]).cpu() for frame in source.frames])
+        return by_window(frames, source.times, windows, index.mel.duration_s(1))
+    if isinstance(source, Image.Image):
+        return part.encode_images([source]).cpu()
+    return part.encode_text([settings.template.replace("{}", source)]).cpu()
+
+
+def by_window(frames: Tensor, times: Sequence[float], windows: Windows, frame_s: float) -> Tensor:
+    """Average a video's frames within each window of its sound.
+
+    Args:
+        frames: L2-normalised embeddings, float32, shape (video frames, embedding_dim).
+        times: When each is shown, in seconds from the start.
+        windows: Where the denoiser looks.
+        frame_s: Seconds of one frame of the mel.
+
+    Returns:
+        L2-normalised, float32, shape (windows, embedding_dim). A window without a frame has the one nearest its middle.
+    """
+    shown = torch.tensor(times, dtype=torch.float64)
+    rows = []
+    for start in windows.starts:
+        begin, end = start * frame_s, (start + windows.size) * frame_s
+        inside = (shown >= begin) & (shown < end)
+        if not inside.any():
+            inside[(shown - (begin + end) / 2).abs().argmin()] = True
+        rows.append(mean_direction(frames[inside]))
+    return torch.stack(rows)
+
+
+def mean_direction(rows: Tensor) -> Tensor:
+    """Return the L2-normalised mean of embeddings, shape (rows, embedding_dim); a single one as it is."""
+    return rows[0] if len(rows) == 1 else F.normalize(rows.mean(0), dim=-1)
+
+
+def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
+    """Go along the great circle from one direction to another (Shoemake, 1985).
+
+    Args:
+        start: L2-normalised, float32, shape (rows, embedding_dim).
+        end: L2-normalised, float32, shape (rows or 1, embedding_dim).
+        share: 0 gives `start` and 1 gives `end`, to the bit.
+
+    Returns:
+        L2-normalised, float32, shape (rows, embedding_dim).
+    """
+    if share in (0, 1):
+        return (start, end)[int(share)].expand_as(start).clone()
+    angle = torch.acos((start * end).sum(-1, keepdim=True).clamp(-1, 1))
+    near = angle.sin() < NEARLY_PARALLEL
+    mixed = torch.lerp(start, end.expand_as(start), share)
+    curved = (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin().clamp(
+        min=NEARLY_PARALLEL
+    )
+    return F.normalize(torch.where(near, mixed, curved), dim=-1)
