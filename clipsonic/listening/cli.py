@@ -1,0 +1,139 @@
+"""`python -m clipsonic listen`: curate, verify, export, import and analyze a listening test."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from clipsonic.config import METHODS, GenerationSettings
+from clipsonic.errors import DataError, SettingsError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(parser))
+    _curate_arguments(commands.add_parser("curate", help="make candidates and build a sample set", allow_abbrev=False))
+    verify = commands.add_parser("verify", help="say what is wrong with a sample set", allow_abbrev=False)
+    verify.add_argument("set", type=Path, metavar="SET", help="its folder or zip")
+
+
+def _curate_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = GenerationSettings()
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line, or CSV with prompt,picture")
+    parser.add_argument("--image", type=Path, nargs="+", action="extend", default=[], metavar="PICTURE")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=["zs", "pd"], metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=1, help="sounds of each item and system in the test (1)")
+    parser.add_argument("--candidates", type=int, default=1, help="sounds to choose each of them from (1)")
+    parser.add_argument("--system", action="append", default=[], metavar="NAME=DIR", help="another system's sounds")
+    parser.add_argument("--reference", default="", metavar="NAME", help="the system that is real recordings")
+    parser.add_argument("--anchors", action="store_true", help="add the reference low-passed at 3.5 and 7 kHz")
+    parser.add_argument("--design", choices=("acr", "preference", "mushra"), default="acr")
+    parser.add_argument("--title", default="Listening test")
+    parser.add_argument("--duration", type=float, default=0.0, help="seconds of every sound; the longest's if left out")
+    parser.add_argument("--loudness", type=float, default=-23.0, help="LUFS of every sound (-23)")
+    parser.add_argument("--gold", type=int, default=0, help="gold items to add (0)")
+    parser.add_argument("--traps", type=int, default=0, help="trapping items to add (0)")
+    parser.add_argument("--licence", default="", help="of the model's sounds")
+    parser.add_argument("--out", type=Path, required=True, metavar="SET", help="the set's folder; a second run goes on")
+    parser.add_argument("--zip", type=Path, metavar="FILE", help="also pack the set")
+    parser.add_argument("--model", default="checkpoints/mini", help="a model folder or hub repository (%(default)s)")
+    parser.add_argument("--sampler", default=defaults.sampler)
+    parser.add_argument("--steps", type=int, default=defaults.num_inference_steps)
+    parser.add_argument("--guidance-scale", type=float, default=defaults.guidance_scale)
+    parser.add_argument("--prior-steps", type=int, default=defaults.prior_num_inference_steps)
+    parser.add_argument("--prior-guidance-scale", type=float, default=defaults.prior_guidance_scale)
+    parser.add_argument("--negative-prompt", default=defaults.negative_prompt)
+    parser.add_argument("--template", default=defaults.template)
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="the first (0)")
+    parser.add_argument("--device", default="auto")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run one sub-command."""
+    {"curate": _curate, "verify": _verify}[args.action](args)
+
+
+def _curate(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from clipsonic.listening.archive import pack
+    from clipsonic.listening.build import build
+    from clipsonic.listening.curate import Curation
+    from clipsonic.listening.plan import Plan, System, read_queries
+    from clipsonic.pipeline import ClipSonicPipeline
+
+    queries = read_queries(args.prompts, args.image)
+    asked = {kind for query in queries for kind in ("prompt", "picture") if getattr(query, kind)}
+    methods = tuple(m for m in args.methods if ("picture" if m == "iq" else "prompt") in asked)
+    if asked == {"picture"} and not methods and args.methods == ["zs", "pd"]:
+        methods = ("iq",)
+    settings = GenerationSettings(
+        methods=methods or ("zs",),
+        sampler=args.sampler,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=args.negative_prompt,
+        prior_num_inference_steps=args.prior_steps,
+        prior_guidance_scale=args.prior_guidance_scale,
+        template=args.template,
+        seed=args.seed,
+    )
+    plan = Plan(
+        title=args.title,
+        queries=queries,
+        methods=methods,
+        seeds=args.seeds,
+        candidates=args.candidates,
+        settings=settings,
+        systems=tuple(System(name=name, folder=folder) for name, folder in map(_name_and_folder, args.system)),
+        reference=args.reference,
+        anchors=args.anchors,
+        design=args.design,
+        duration_s=args.duration,
+        loudness_lufs=args.loudness,
+        gold=args.gold,
+        traps=args.traps,
+        licence=args.licence,
+    )
+    curation = Curation.create(args.out, plan)
+    pipeline = ClipSonicPipeline.from_pretrained(args.model, device=args.device) if methods else None
+    with tqdm(desc="curating", unit="cell", disable=not sys.stderr.isatty()) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        curation.generate(pipeline, show)
+    made = build(curation)
+    for note in made.manifest.notes:
+        print(note, file=sys.stderr)
+    if args.zip:
+        pack(made, args.zip)
+    print(f"{args.out}: {len(plan.queries)} items, {len(made.systems)} systems, {len(made.key)} sounds")
+
+
+def _name_and_folder(text: str) -> tuple[str, str]:
+    name, _, folder = text.partition("=")
+    if not (name and folder):
+        raise SettingsError(f"the system is {text!r}; allowed: NAME=DIR")
+    return name, folder
+
+
+def _verify(args: argparse.Namespace) -> None:
+    """Print every fault in a line of its own; a fault is a user's mistake, exit status 2."""
+    from clipsonic.listening.archive import unpack
+    from clipsonic.listening.verify import verify
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.set
+        if folder.is_file():
+            folder = Path(temporary) / "set"
+            unpack(args.set, folder)
+        faults = verify(folder)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise DataError(f"{args.set} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend or curate it again")
+    print(f"{args.set} is whole")
