@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from clipsonic.config import METHODS, GenerationSettings
+from clipsonic.config import IMAGE_METHODS, TEXT_METHODS, GenerationSettings
 from clipsonic.errors import DataError, SettingsError
 
 
@@ -23,7 +23,9 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = GenerationSettings()
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line, or CSV with prompt,picture")
     parser.add_argument("--image", type=Path, nargs="+", action="extend", default=[], metavar="PICTURE")
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=["zs", "pd"], metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="*", choices=(*IMAGE_METHODS, *TEXT_METHODS), default=["zs", "pd"], metavar="METHOD"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="sounds of each item and system in the test (1)")
     parser.add_argument("--candidates", type=int, default=1, help="sounds to choose each of them from (1)")
     parser.add_argument("--system", action="append", default=[], metavar="NAME=DIR", help="another system's sounds")
@@ -66,7 +68,7 @@ def _curate(args: argparse.Namespace) -> None:
 
     queries = read_queries(args.prompts, args.image)
     asked = {kind for query in queries for kind in ("prompt", "picture") if getattr(query, kind)}
-    methods = tuple(m for m in args.methods if ("picture" if m == "iq" else "prompt") in asked)
+    methods = tuple(m for m in args.methods if ("picture" if m in IMAGE_METHODS else "prompt") in asked)
     if asked == {"picture"} and not methods and args.methods == ["zs", "pd"]:
         methods = ("iq",)
     settings = GenerationSettings(

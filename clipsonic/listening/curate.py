@@ -211,7 +211,7 @@ class Curation:
             raise SettingsError(f"a model is needed for {', '.join(methods)}; give --model")
         plan = self.plan
         first = plan.settings.seed + slot * plan.candidates
-        settings = replace(plan.settings, methods=methods, seed=first, num_audios=plan.candidates)
+        settings = replace(plan.settings, methods=methods, seed=first, num_audios=plan.candidates, candidates=1)
         output = pipeline(**{kind: asked}, settings=settings, callback=lambda progress: None)
         made = []
         for audio in output.audios:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsonic.audio import FORMATS
-from clipsonic.config import MAX_AUDIOS, METHODS, Config, GenerationSettings
+from clipsonic.config import IMAGE_METHODS, MAX_AUDIOS, TEXT_METHODS, Config, GenerationSettings
 from clipsonic.errors import DataError, PromptError, SettingsError
 from clipsonic.listening.ratings import DESIGNS
 from clipsonic.listening.tables import read_csv
 from clipsonic.media import open_picture
-from clipsonic.pipeline import IMAGE_METHODS, check_prompt
+from clipsonic.pipeline import check_prompt
 from clipsonic.storage import slug
 
 LICENCES = "LICENSES.csv"
@@ -56,7 +56,7 @@ class Plan(Config):
         methods: Of the model; may be empty if there are other systems.
         seeds: Stimuli of each item and system.
         candidates: Sounds made for each stimulus, of which one is chosen.
-        settings: What to generate with; its seed is the first, its `methods` and `num_audios` are not used.
+        settings: What to generate with; its seed is the first. Its methods, `num_audios` and `candidates` are unused.
         systems: Other systems.
         reference: The one of the other systems that holds real recordings; empty for none.
         anchors: Whether low-passed copies of the reference join.
@@ -112,8 +112,8 @@ class Plan(Config):
         for name in names:
             if name != slug(name) or name.startswith("anchor"):
                 raise SettingsError(f"the system is called {name!r}; allowed: lower-case letters, digits and hyphens")
-        if unknown := [m for m in self.methods if m not in METHODS]:
-            raise SettingsError(f"method is {unknown[0]!r}; allowed: {', '.join(METHODS)}")
+        if unknown := [m for m in self.methods if m not in (*IMAGE_METHODS, *TEXT_METHODS)]:
+            raise SettingsError(f"method is {unknown[0]!r}; allowed: {', '.join((*IMAGE_METHODS, *TEXT_METHODS))}")
         if self.design not in DESIGNS:
             raise SettingsError(f"design is {self.design!r}; allowed: {', '.join(DESIGNS)}")
         if self.reference and self.reference not in names[len(self.methods) :]:
@@ -128,7 +128,7 @@ class Plan(Config):
     def methods_of(self, query: Query) -> dict[str, tuple[str, ...]]:
         """Return which of the methods render the query's prompt and which its picture."""
         pictures = tuple(m for m in self.methods if m in IMAGE_METHODS)
-        texts = tuple(m for m in self.methods if m not in IMAGE_METHODS)
+        texts = tuple(m for m in self.methods if m in TEXT_METHODS)
         return {"prompt": texts if query.prompt else (), "image": pictures if query.picture else ()}
 
 
