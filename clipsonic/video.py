@@ -138,7 +138,6 @@ def picture_stream(container: Any, name: str) -> Any:
         raise MediaError(
             f"{name} has {width} x {height} pixels; allowed are {MAX_PICTURE_PIXELS // 10**6} million; scale it down"
         )
-    stream.thread_type = "AUTO"
     return stream
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from videos import make_video
 
 from clipsonic.audio import FORMATS, read_audio, read_tags
 from clipsonic.cli import main
 from clipsonic.config import GenerationSettings
 from clipsonic.generate import slug
+from clipsonic.video import open_video
 
 SmallDisk = Callable[[], AbstractContextManager[None]]
 FIELDS = [
@@ -25,6 +27,9 @@ FIELDS = [
     "prompt",
     "image",
     "video",
+    "audio",
+    "toward",
+    "morph",
     "seed",
     "sampler",
     "steps",
@@ -33,11 +38,14 @@ FIELDS = [
     "prior_guidance_scale",
     "negative_prompt",
     "template",
+    "candidates",
+    "score",
     "sample_rate",
     "duration_s",
     "model",
     "model_sha256",
     "seconds_taken",
+    "muxed",
 ]
 
 
@@ -89,6 +97,21 @@ def test_generate_writes_sounds_and_manifest(
         tags = read_tags(out / str(line["file"]))
         assert (tags["method"], tags["seed"]) == (line["method"], str(line["seed"]))
         assert tags["model_sha256"] == line["model_sha256"]
+
+
+def test_videos_get_their_sound_under_them(fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, long = (
+        make_video(tmp_path / "My Dog.webm", codec="libvpx"),
+        make_video(tmp_path / "l.mp4", seconds=65, fps=2),
+    )
+    assert main(["generate", *fast, "--video", str(short), str(long), "--duration", "1.5", "--toward", "a cat"]) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [f"{long} lasts 65 s; its first 60 s get a sound"]
+    first, second = manifest(tmp_path / "out")
+    assert (first["file"], first["muxed"], first["video"]) == ("my-dog_iq_s0.wav", "my-dog_iq_s0.mp4", str(short))
+    assert (first["toward"], first["morph"], second["duration_s"]) == ("a cat", 0.5, 1.5)
+    assert open_video(tmp_path / "out/my-dog_iq_s0.mp4").duration_s == pytest.approx(1.5, abs=0.2)
+    assert str(tmp_path / "out/l_iq_s0.mp4") in told.out.splitlines()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -158,6 +181,14 @@ def test_slugs_are_safe(text: str, expected: str) -> None:
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--prompts", "/nowhere/prompts.txt"], "cannot read the prompts in /nowhere/prompts.txt"),
         (["--image", "/nowhere/dog.png"], "cannot read the picture dog.png: No such file"),
+        (["--candidates", "9"], "candidates is 9; allowed: a whole number from 1 to 8"),
+        (["--candidates", "2"], "candidates is 2, but the model tiny has no audio_clip"),
+        (["--duration", "61"], "duration_s is 61.0; allowed"),
+        (["--morph", "2"], "morph is 2.0; allowed"),
+        (["--toward", " "], "the prompt is empty"),
+        (["--toward", "/nowhere/dog.png"], "cannot read the picture dog.png: No such file"),
+        (["--video", "/nowhere/dog.mp4"], "cannot read the video dog.mp4: No such file"),
+        (["--audio", "/nowhere/dog.wav"], "cannot read dog.wav as a sound"),
         (["--model", "/nowhere/model"], "no model folder /nowhere/model"),
         (["--magic"], "unrecognized arguments: --magic"),
         (["x" * 10_000], "unrecognized arguments: [...]"),
