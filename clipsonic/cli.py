@@ -17,6 +17,8 @@ COMMANDS = {
     "prepare": ("clipsonic.data.cli", "turn videos, or the free corpus, into training shards"),
     "train": ("clipsonic.training.cli", "train one part of a model"),
     "evaluate": ("clipsonic.evaluation.cli", "measure a model"),
+    "evaluate-card": ("clipsonic.evaluation.card", "write a report's table into README and model card"),
+    "evaluate-figures": ("clipsonic.evaluation.figures", "measure what a test can measure again within seconds"),
     "evaluate-vocoder": ("clipsonic.evaluation.vocoders", "measure a model's vocoder beside others"),
     "evaluate-audio-clip": ("clipsonic.evaluation.retrieval", "measure a model's audio encoder by retrieval"),
     "listen": ("clipsonic.listening.cli", "prepare a listening test and read its results"),

@@ -14,9 +14,13 @@ from clipsonic.config import METHODS, GenerationSettings
 from clipsonic.errors import SettingsError
 
 if TYPE_CHECKING:
-    from clipsonic.evaluation.evaluation import Plan
+    from clipsonic.evaluation.rows import Plan
 
 SETS = ("corpus", "free-form", "pictures")
+BASELINES = ("vocoder", "unconditional", "retrieval")
+METRICS = ("fad", "clap", "clip", "kl", "accuracy", "judge", "copies", "diversity")
+EMBEDDINGS = ("aisfx", "vggish", "clap", "panns")
+_RESERVED = ("real", "chance", "retrieval-iq", "retrieval-zs", *METHODS, *BASELINES)
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "--sampler": "sampler",
@@ -25,6 +29,7 @@ SETTINGS = {
     "--prior-steps": "prior_num_inference_steps",
     "--prior-guidance-scale": "prior_guidance_scale",
     "--template": "template",
+    "--candidates": "candidates",
 }
 """Flags that set a field of `GenerationSettings`."""
 
@@ -34,8 +39,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = GenerationSettings()
     parser.add_argument("--model", default="checkpoints/mini", help="model folder or hub repository")
     parser.add_argument("--data", type=Path, required=True, help="folder of shards that `prepare` wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder for report.md, report.json and sounds")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="all that the model has if not given")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for report, plots, page and sounds; sounds that lie there already are not made again",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=(*METHODS, *BASELINES), help="rows beside real and chance; all if not given"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", choices=METRICS, help="all but clap, whose model comes from the hub, if not given"
+    )
+    parser.add_argument("--fad", choices=EMBEDDINGS, default="aisfx", help="embedding of the Fréchet distance (aisfx)")
+    parser.add_argument("--clap-model", default="", help="CLAP: a folder or hub id (laion/clap-htsat-unfused)")
+    parser.add_argument(
+        "--extra", action="append", default=[], metavar="NAME=DIR", help="another system's sounds and their manifest"
+    )
+    parser.add_argument(
+        "--system", action="append", default=[], metavar="NAME=MODEL[@METHOD]", help="another model, asked by zs"
+    )
+    parser.add_argument(
+        "--card", action="append", default=[], type=Path, metavar="FILE", help="Markdown whose table is written anew"
+    )
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="what to ask for")
     parser.add_argument("--things", type=int, default=48, help="things of the corpus to ask for (48)")
     parser.add_argument("--seeds", type=int, default=4, help="sounds of each thing or prompt (4)")
@@ -63,12 +89,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report and print its table; return the exit status."""
     plan = make_plan(args)
+    from clipsonic.evaluation.card import check_card, update_card
     from clipsonic.evaluation.evaluation import evaluate
 
+    for card in args.card:
+        check_card(card)
     report = evaluate(plan)
-    report.write(args.out)
+    for card in args.card:
+        update_card(card, args.out / "report.json")
     print(report.table())
-    print(f"written to {args.out / 'report.md'}", file=sys.stderr)
+    print(f"written to {args.out}: report.md, index.html", file=sys.stderr)
     return 0
 
 
@@ -76,9 +106,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     """Check the arguments.
 
     Raises:
-        SettingsError: A number is out of range, or a sweep names no setting.
+        SettingsError: A number is out of range, a sweep names no setting, or a name cannot be a row's.
     """
-    from clipsonic.evaluation.evaluation import Plan
+    from clipsonic.evaluation.rows import Plan
 
     for name in ("things", "seeds", "limit"):
         value = getattr(args, name)
@@ -90,6 +120,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         data=args.data,
         out=args.out,
         methods=tuple(args.methods or ()),
+        metrics=tuple(args.metrics or (name for name in METRICS if name != "clap")),
         sets=tuple(args.sets),
         things=args.things,
         seeds=args.seeds,
@@ -98,7 +129,32 @@ def make_plan(args: argparse.Namespace) -> Plan:
         pictures=args.pictures,
         device=args.device,
         settings=dict(sweep(base, args.sweep)),
+        systems={name: _system(value) for name, value in _named(args.system, "--system NAME=MODEL", args.extra)},
+        extras={name: Path(value) for name, value in _named(args.extra, "--extra NAME=DIR", args.system)},
+        fad=args.fad,
+        clap_model=args.clap_model,
     )
+
+
+def _named(texts: Sequence[str], form: str, others: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield name and value of texts such as "AudioLDM=folder"."""
+    taken = {text.partition("=")[0] for text in others} | set(_RESERVED)
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value or not name.replace("-", "").isalnum() or not name.isascii() or name in taken:
+            raise SettingsError(
+                f"{form} came as {text!r}; allowed: a new name of letters, digits and hyphens, none of "
+                f"{', '.join(_RESERVED)}"
+            )
+        taken.add(name)
+        yield name, value
+
+
+def _system(text: str) -> tuple[str, str]:
+    model, _, method = text.rpartition("@") if "@" in text else (text, "", "zs")
+    if method not in METHODS:
+        raise SettingsError(f"the method of --system is {method!r}; allowed: {', '.join(METHODS)}")
+    return model, method
 
 
 def sweep(base: GenerationSettings, sweeps: Sequence[str]) -> Iterator[tuple[str, GenerationSettings]]:

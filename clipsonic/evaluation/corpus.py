@@ -1,30 +1,22 @@
-"""What the shards give an evaluation: the judge's bank, held-out sounds and frames, and the things to ask for."""
+"""What the shards give an evaluation: held-out sounds and frames, and the things to ask for."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from clipsonic.errors import DataError
-from clipsonic.evaluation.judge import Embed, Judge, embed_sounds
-from clipsonic.shards import INDEX_NAME, Label, read_labels, read_samples
-from clipsonic.storage import sha256, write_whole
+from clipsonic.evaluation.bank import label_of
+from clipsonic.shards import Label, read_labels, read_samples
 
-COPIES = 2
-"""Training samples that the bank holds of each source recording."""
 LEAST_RECORDINGS = 3
 """Training recordings that a thing must have to be asked for."""
-DEFAULT_CACHE = Path("~/.cache/clipsonic/evaluation")
 PROMPTS = Path(__file__).parent / "prompts"
 
 
@@ -63,49 +55,6 @@ def choose_things(labels: Mapping[str, Label], count: int, seed: int = 0) -> lis
     return sorted(fit[index] for index in order[:count])
 
 
-def build_judge(folder: Path, embed: Embed, cache: Path = DEFAULT_CACHE) -> Judge:
-    """Build a judge whose bank holds a folder's training sounds; embeddings are kept in `cache`.
-
-    Raises:
-        DataError: The shards or their labels cannot be used.
-        OutputError: The cache cannot be written to.
-    """
-    labels = read_labels(folder)
-    path = cache.expanduser() / f"bank-{_fingerprint(folder)}.safetensors"
-    bank = _read_bank(path)
-    if bank is None:
-        bank = _embed_bank(folder, labels, embed)
-        with write_whole(path) as temporary:
-            save_file(bank, temporary)
-    known = [labels[key] for key in bank]
-    embeddings = torch.stack(list(bank.values()))
-    return Judge(embed, embeddings, [label.label for label in known], [label.source for label in known])
-
-
-def _fingerprint(folder: Path) -> str:
-    """Name what a bank depends on: the shards, and how it is drawn from them."""
-    return hashlib.sha256(f"{sha256(folder / INDEX_NAME)} {COPIES}".encode()).hexdigest()[:16]
-
-
-def _read_bank(path: Path) -> dict[str, torch.Tensor] | None:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return None
-
-
-def _embed_bank(folder: Path, labels: Mapping[str, Label], embed: Embed) -> dict[str, torch.Tensor]:
-    """Return the embeddings of at most `COPIES` training samples of each recording, by key."""
-    copies: Counter[str] = Counter()
-    bank = {}
-    for sample in read_samples(folder, "train", frames=False):
-        source = _label(labels, sample.key, folder).source
-        copies[source] += 1
-        if copies[source] <= COPIES:
-            bank[sample.key] = embed_sounds(embed, [sample.waveform], sample.sample_rate)[0].contiguous()
-    return bank
-
-
 def read_held(folder: Path, things: Sequence[str], per_thing: int) -> list[Held]:
     """Read held-out videos of the things, at most `per_thing` of each, of as many recordings as there are.
 
@@ -118,7 +67,7 @@ def read_held(folder: Path, things: Sequence[str], per_thing: int) -> list[Held]
     for sample in read_samples(folder, "test"):
         if sample.key in wanted:
             frame = sample.frames[wanted[sample.key] % len(sample.frames)]
-            label = _label(labels, sample.key, folder).label
+            label = label_of(labels, sample.key, folder).label
             held.append(Held(label=label, waveform=sample.waveform, frame=frame, sample_rate=sample.sample_rate))
     return sorted(held, key=lambda video: video.label)
 
@@ -132,12 +81,6 @@ def _spread(labels: Mapping[str, Label], thing: str, count: int) -> list[str]:
             ranked.append((rounds[label.source], label.key))
             rounds[label.source] += 1
     return [key for _, key in sorted(ranked)][:count]
-
-
-def _label(labels: Mapping[str, Label], key: str, folder: Path) -> Label:
-    if key not in labels:
-        raise DataError(f"{folder}/labels.csv has no line for sample {key}; prepare the shards again")
-    return labels[key]
 
 
 def read_pairs(path: Path, column: str) -> Iterator[tuple[str, str]]:

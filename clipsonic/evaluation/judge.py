@@ -90,7 +90,7 @@ class Judge:
         self._source_labels = np.empty(len(names), dtype=object)
         self._source_labels[positions] = np.asarray(labels, dtype=object)
         self._mean = embeddings.mean(0)
-        self._bank = self._centre(embeddings)
+        self._bank = self.centre(embeddings)
 
     @property
     def things(self) -> frozenset[str]:
@@ -117,12 +117,17 @@ class Judge:
         Returns:
             Labels, shape (sounds, 5).
         """
-        similarity = self._centre(embeddings) @ self._bank.T
-        best = torch.full((len(embeddings), self.sources), -2.0)
-        best.scatter_reduce_(1, self._positions.expand_as(similarity), similarity, "amax")
+        best = self.similarity(embeddings)
         return self._source_labels[best.topk(max(NEIGHBOURS.values())).indices.numpy()]
 
-    def _centre(self, embeddings: Tensor) -> Tensor:
+    def similarity(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine of each sound to the most similar sound of every recording, shape (sounds, sources)."""
+        similarity = self.centre(embeddings) @ self._bank.T
+        best = torch.full((len(embeddings), self.sources), -2.0)
+        return best.scatter_reduce_(1, self._positions.expand_as(similarity), similarity, "amax")
+
+    def centre(self, embeddings: Tensor) -> Tensor:
+        """Return embeddings without the bank's mean, of unit length, same shape."""
         return F.normalize(embeddings - self._mean, dim=1)
 
 
@@ -131,7 +136,7 @@ def embed_sounds(embed: Embed, waveforms: Sequence[np.ndarray], sample_rate: int
 
     Args:
         embed: What turns sounds into embeddings.
-        waveforms: Sounds in [-1, 1], float32, shape (samples,) each, all of one length.
+        waveforms: Sounds in [-1, 1], float32, shape (samples,) each; those of one length go faster.
         sample_rate: Their rate in Hz.
         batch: How many to embed at once.
 
@@ -139,6 +144,8 @@ def embed_sounds(embed: Embed, waveforms: Sequence[np.ndarray], sample_rate: int
         Embeddings, float32, shape (sounds, dim).
     """
     parts = []
+    if len({len(waveform) for waveform in waveforms}) > 1:
+        batch = 1
     for start in range(0, len(waveforms), batch):
         levelled = [normalize_loudness(w, sample_rate) for w in waveforms[start : start + batch]]
         parts.append(embed(torch.from_numpy(np.stack(levelled)), sample_rate))

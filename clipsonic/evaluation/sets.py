@@ -1,11 +1,10 @@
-"""Sets of sounds to judge: what is asked of the pipeline, and what it answers."""
+"""What is asked of a model, and the sets of sounds that are judged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,21 +12,23 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipsonic.audio import log_mel, write_audio
-from clipsonic.config import GenerationSettings
 from clipsonic.evaluation.corpus import PROMPTS, Held, read_pairs
 from clipsonic.pipeline import ClipSonicPipeline
+from clipsonic.storage import slug
 
 IMAGE_METHODS = ("iq",)
+AUDIO_METHODS = ("aq",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:
-    """One thing asked for, by a prompt or by a picture.
+    """One thing asked for, by a prompt, a picture or a sound.
 
     Attributes:
         label: The thing.
         prompt: How it is named, or None.
         image: How it looks, or None.
+        sound: How it sounds, float32, shape (samples,), and the rate in Hz, or None.
         seed: The first seed.
         seeds: How many sounds to make, with successive seeds.
     """
@@ -35,6 +36,7 @@ class Query:
     label: str
     prompt: str | None = None
     image: Image.Image | Path | None = None
+    sound: tuple[np.ndarray, int] | None = None
     seed: int = 0
     seeds: int = 1
 
@@ -47,29 +49,56 @@ class Sounds:
         waveforms: In [-1, 1], float32, shape (samples,) each.
         labels: What each should be of.
         sample_rate: Hz.
+        files: Where each lies, for people to listen to; may be empty.
+        prompts: The prompt each was asked for by, where it is not the thing's own; may be empty.
+        pictures: The picture each was asked for by, where it is not a held-out frame; may be empty.
     """
 
     waveforms: list[np.ndarray]
     labels: list[str]
     sample_rate: int
+    files: list[Path] = field(default_factory=list)
+    prompts: list[str | None] = field(default_factory=list)
+    pictures: list[Image.Image | Path | None] = field(default_factory=list)
+
+    def add(self, query: Query, waveform: np.ndarray, file: Path) -> None:
+        """Append a sound that a query was answered by."""
+        self.waveforms.append(waveform)
+        self.labels.append(query.label)
+        self.files.append(file)
+        self.prompts.append(query.prompt)
+        self.pictures.append(query.image)
+
+
+def canonical_prompts(things: Iterable[str]) -> dict[str, str]:
+    """Return each thing's own prompt of `prompts/canonical.csv`, or its bare name if it has none there."""
+    prompts = {label: prompt for prompt, label in read_pairs(PROMPTS / "canonical.csv", "prompt")}
+    return {thing: prompts.get(thing, thing) for thing in things}
 
 
 def prompt_queries(things: Iterable[str], seeds: int) -> list[Query]:
-    """Ask for each thing by its own prompt of `prompts/canonical.csv`, or by its bare name if it has none there."""
-    prompts = {label: prompt for prompt, label in read_pairs(PROMPTS / "canonical.csv", "prompt")}
-    return [Query(label=thing, prompt=prompts.get(thing, thing), seeds=seeds) for thing in things]
+    """Ask for each thing by its own prompt."""
+    return [Query(label=thing, prompt=prompt, seeds=seeds) for thing, prompt in canonical_prompts(things).items()]
 
 
 def frame_queries(held: Sequence[Held], things: Iterable[str], seeds: int) -> list[Query]:
     """Ask for each thing `seeds` times by frames of its held-out videos, each of another video while there are any."""
-    frames: dict[str, list[Image.Image]] = {thing: [] for thing in things}
-    for video in held:
-        frames[video.label].append(video.frame)
+    return [Query(label=video.label, image=video.frame, seed=seed) for video, seed in _spread(held, things, seeds)]
+
+
+def sound_queries(held: Sequence[Held], things: Iterable[str], seeds: int) -> list[Query]:
+    """Ask for more like each thing's held-out sounds, in the order of `frame_queries`."""
     return [
-        Query(label=thing, image=own[seed % len(own)], seed=seed)
-        for thing, own in frames.items()
-        for seed in range(seeds if own else 0)
+        Query(label=video.label, sound=(video.waveform, video.sample_rate), seed=seed)
+        for video, seed in _spread(held, things, seeds)
     ]
+
+
+def _spread(held: Sequence[Held], things: Iterable[str], seeds: int) -> list[tuple[Held, int]]:
+    videos: dict[str, list[Held]] = {thing: [] for thing in things}
+    for video in held:
+        videos[video.label].append(video)
+    return [(own[seed % len(own)], seed) for own in videos.values() for seed in range(seeds if own else 0)]
 
 
 def file_queries(path: Path, column: str, known: Iterable[str], seeds: int) -> list[Query]:
@@ -91,56 +120,26 @@ def file_queries(path: Path, column: str, known: Iterable[str], seeds: int) -> l
     return [Query(label=label, prompt=prompt, seeds=seeds) for prompt, label in pairs]
 
 
-def generate(
-    pipeline: ClipSonicPipeline,
-    queries: Sequence[Query],
-    settings: GenerationSettings,
-    methods: Sequence[str],
-    folder: Path | None = None,
-) -> dict[str, Sounds]:
-    """Make the sounds that were asked for.
-
-    Args:
-        pipeline: The model.
-        queries: What to ask; all by prompts or all by pictures.
-        settings: How; methods and seeds are replaced.
-        methods: With which of the methods that suit such queries.
-        folder: Where to write the sounds, one folder a method; nowhere if left out.
-
-    Returns:
-        The sounds of each method.
-
-    Raises:
-        ClipSonicError: The pipeline cannot do what was asked, or a sound cannot be written.
-    """
-    results = {method: Sounds(waveforms=[], labels=[], sample_rate=pipeline.sample_rate) for method in methods}
-    for number, query in enumerate(tqdm(queries, desc="+".join(methods), unit="query", disable=None)):
-        overrides: dict[str, Any] = {"methods": tuple(methods), "seed": query.seed, "num_audios": query.seeds}
-        output = pipeline(prompt=query.prompt, image=query.image, settings=settings, **overrides)
-        for audio in output.audios:
-            results[audio.method].waveforms.append(audio.waveform)
-            results[audio.method].labels.append(query.label)
-            if folder is not None:
-                name = f"{number:03d}-{_slug(query.label)}-{audio.seed}.flac"
-                write_audio(folder / audio.method / name, audio.waveform, output.sample_rate, output.tags(audio))
-    return results
-
-
-def _slug(text: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())[:40]
-
-
-def real_sounds(held: Sequence[Held]) -> Sounds:
-    """Return the held-out sounds as they are."""
-    return Sounds(waveforms=[v.waveform for v in held], labels=[v.label for v in held], sample_rate=held[0].sample_rate)
+def real_sounds(held: Sequence[Held], folder: Path) -> Sounds:
+    """Return the held-out sounds as they are, written into `folder` for people to listen to."""
+    return _written([video.waveform for video in held], [v.label for v in held], held[0].sample_rate, folder)
 
 
 @torch.inference_mode()
-def copy_synthesis(pipeline: ClipSonicPipeline, held: Sequence[Held]) -> Sounds:
+def copy_synthesis(pipeline: ClipSonicPipeline, held: Sequence[Held], folder: Path) -> Sounds:
     """Return the held-out sounds after the model's vocoder has made them anew from their log-mels."""
     vocoder = pipeline.folder.part("vocoder")
+    device = pipeline.folder.accelerator.device
     waveforms = []
     for video in tqdm(held, desc="vocoder", unit="sound", disable=None):
-        mel = log_mel(torch.from_numpy(video.waveform)[None], vocoder.mel)
+        mel = log_mel(torch.from_numpy(video.waveform)[None], vocoder.mel).to(device)
         waveforms.append(vocoder.decode(mel)[0].float().cpu().numpy())
-    return Sounds(waveforms=waveforms, labels=[v.label for v in held], sample_rate=vocoder.mel.sample_rate)
+    return _written(waveforms, [video.label for video in held], vocoder.mel.sample_rate, folder)
+
+
+def _written(waveforms: list[np.ndarray], labels: list[str], sample_rate: int, folder: Path) -> Sounds:
+    """Join sounds with the files they are written to."""
+    files = [folder / f"{slug(label)}-{number:03d}.flac" for number, label in enumerate(labels)]
+    for file, waveform in zip(files, waveforms, strict=True):
+        write_audio(file, waveform, sample_rate)
+    return Sounds(waveforms=waveforms, labels=labels, sample_rate=sample_rate, files=files)
