@@ -9,6 +9,7 @@
       pictures/a1b2….jpg the pictures of the items that have one
       SHA256SUMS         of all of the above (`sha256sum -c SHA256SUMS` checks them too)
       curation/          candidates and decisions (`curate`); not part of the set, left out of the zip
+      imports/           ratings from other tools (`listen import`); not part of the set
       answers.sqlite     the running test's answers (`store`); not part of the set, left out of the zip
 
 The manifest says everything about every stimulus except its file, and everything about every file (its item) except its
@@ -40,7 +41,7 @@ MANIFEST, MANIFEST_CSV = "manifest.json", "manifest.csv"
 KEY, KEY_CSV = "answer_key.json", "answer_key.csv"
 SUMS = "SHA256SUMS"
 WAVS, PICTURES = "wavs", "pictures"
-CURATION, ANSWERS = "curation", "answers.sqlite"
+CURATION, ANSWERS, IMPORTS = "curation", "answers.sqlite", "imports"
 
 KINDS = ("test", "training", "gold", "trap")
 ROLES = ("condition", "reference", "anchor35", "anchor70")

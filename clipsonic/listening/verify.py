@@ -10,11 +10,11 @@ from pathlib import Path
 import soundfile
 
 from clipsonic.errors import DataError
-from clipsonic.listening.sets import ANSWERS, CURATION, PICTURES, SUMS, WAVS, ListeningSet
+from clipsonic.listening.sets import ANSWERS, CURATION, IMPORTS, PICTURES, SUMS, WAVS, ListeningSet
 from clipsonic.storage import sha256
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_WELL_KNOWN = {"README.md", "test.json", "results", CURATION}
+_WELL_KNOWN = {"README.md", "test.json", "results", CURATION, IMPORTS}
 
 
 def verify(folder: Path) -> list[str]:
