@@ -133,12 +133,19 @@ def test_paired_tests_agree_with_scipy_and_holm_with_statsmodels() -> None:
             expected = stats.ttest_rel(own[test.a], own[test.b])
             assert (test.low, test.high) == pytest.approx(expected.confidence_interval())
         else:
-            expected = stats.wilcoxon(np.round(own[test.a] - own[test.b], 9))
+            expected = stats.wilcoxon(np.round(own[test.a] - own[test.b], 9), method="asymptotic", correction=True)
         assert (test.statistic, test.p) == pytest.approx((expected.statistic, expected.pvalue))
         assert test.difference == pytest.approx(float(np.mean(own[test.a] - own[test.b])))
     for kind in ("t", "wilcoxon"):
         of_kind = [test for test in found if test.kind == kind]
         assert [t.p_holm for t in of_kind] == pytest.approx(multipletests([t.p for t in of_kind], method="holm")[1])
+
+
+def test_few_pairs_without_ties_are_tested_exactly() -> None:
+    ratings = [acr(n, i, "zs", 1) for n in range(5) for i in range(5)]
+    ratings += [acr(n, i, "pd", 2 if i <= n else 1) for n in range(5) for i in range(5)]
+    test = next(t for t in paired_tests(frame(ratings)) if t.kind == "wilcoxon")
+    assert test.p == pytest.approx(2 / 2**5)  # all five of different sizes point the same way
 
 
 def test_holm_on_a_worked_example() -> None:

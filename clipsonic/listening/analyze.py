@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from clipsonic.errors import DataError
+from clipsonic.listening.answers import stored_ratings
 from clipsonic.listening.ratings import RATING_COLUMNS, Rating
 from clipsonic.listening.screening import Screened, screen
 from clipsonic.listening.sets import ANSWERS, IMPORTS, ListeningSet
@@ -100,13 +100,14 @@ def read_ratings(listening_set: ListeningSet) -> list[Rating]:
     Raises:
         DataError: A file of ratings cannot be read.
     """
-    ratings = []
+    ratings: list[Rating] = []
     if (listening_set.folder / ANSWERS).is_file():
-        # The running test is built on this module's neighbours; loading it late keeps imports one-way.
-        ratings += importlib.import_module("clipsonic.listening.sessions").stored_ratings(listening_set)
+        ratings += stored_ratings(listening_set.folder / ANSWERS)
     for path in sorted((listening_set.folder / IMPORTS).glob("*.csv")):
-        ratings += [_rating(row, path) for row in read_csv(path)]
-    return ratings
+        ratings += [rating_from_row(row, path) for row in read_csv(path)]
+    # An answer that was imported again, or changed, counts once.
+    latest = {(r.listener, r.stimulus, r.other, r.scale, r.design, r.purpose, r.trial): r for r in ratings}
+    return list(latest.values())
 
 
 def write_ratings(path: Path, ratings: Sequence[Rating]) -> None:
@@ -121,7 +122,12 @@ def write_ratings(path: Path, ratings: Sequence[Rating]) -> None:
 _HINTS = {name: hint for name, hint in get_type_hints(Rating).items() if name in {f.name for f in fields(Rating)}}
 
 
-def _rating(row: dict[str, str], path: Path) -> Rating:
+def rating_from_row(row: dict[str, str], path: Path) -> Rating:
+    """Return the rating in a row that `write_ratings` wrote to the file at `path`.
+
+    Raises:
+        DataError: A value is missing or impossible.
+    """
     values: dict[str, Any] = {}
     try:
         for name, hint in _HINTS.items():

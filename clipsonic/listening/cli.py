@@ -17,6 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _curate_arguments(commands.add_parser("curate", help="make candidates and build a sample set", allow_abbrev=False))
     verify = commands.add_parser("verify", help="say what is wrong with a sample set", allow_abbrev=False)
     verify.add_argument("set", type=Path, metavar="SET", help="its folder or zip")
+    export = commands.add_parser("export", help="write a set for another tool", allow_abbrev=False)
+    export.add_argument("set", type=Path, metavar="SET")
+    export.add_argument("--to", choices=("webmushra", "beaqle", "p808"), required=True)
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument("--url", default="", help="where the clips will be found (p808)")
+    import_ = commands.add_parser("import", help="read answers from another tool", allow_abbrev=False)
+    import_.add_argument("set", type=Path, metavar="SET")
+    import_.add_argument("files", type=Path, nargs="+", metavar="FILE", help="CSV of webMUSHRA, pymushra or P.808")
+    import_.add_argument("--listener", default="", metavar="COLUMN", help="the column that tells listeners apart")
+    import_.add_argument("--scale", default="", help="what was judged, where the file does not say")
+    analyze = commands.add_parser("analyze", help="compute MOS, tests and a report", allow_abbrev=False)
+    analyze.add_argument("set", type=Path, metavar="SET")
+    analyze.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def _curate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +67,8 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run one sub-command."""
-    {"curate": _curate, "verify": _verify}[args.action](args)
+    actions = {"curate": _curate, "verify": _verify, "export": _export, "import": _import, "analyze": _analyze}
+    actions[args.action](args)
 
 
 def _curate(args: argparse.Namespace) -> None:
@@ -139,3 +153,40 @@ def _verify(args: argparse.Namespace) -> None:
     if faults:
         raise DataError(f"{args.set} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend or curate it again")
     print(f"{args.set} is whole")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from clipsonic.listening.exports import export_beaqle, export_p808, export_webmushra
+    from clipsonic.listening.verify import check_whole
+
+    listening_set = check_whole(args.set)
+    if args.to == "p808":
+        print(export_p808(listening_set, args.out, args.url))
+    else:
+        print({"webmushra": export_webmushra, "beaqle": export_beaqle}[args.to](listening_set, args.out))
+
+
+def _import(args: argparse.Namespace) -> None:
+    from clipsonic.listening.imports import import_file, read_file
+    from clipsonic.listening.sets import ListeningSet
+
+    listening_set = ListeningSet.load(args.set)
+    for path in args.files:
+        read_file(listening_set, path, listener=args.listener, scale=args.scale)  # all must be good before one is kept
+    for path in args.files:
+        ratings = import_file(listening_set, path, listener=args.listener, scale=args.scale)
+        print(f"{path}: {len(ratings)} ratings by {len({rating.listener for rating in ratings})} listeners")
+
+
+def _analyze(args: argparse.Namespace) -> None:
+    from clipsonic.listening.analyze import analyze, read_ratings
+    from clipsonic.listening.report import write_report
+    from clipsonic.listening.sets import ListeningSet
+
+    listening_set = ListeningSet.load(args.set)
+    results = analyze(listening_set, read_ratings(listening_set))
+    write_report(args.out, listening_set, results)
+    for name, row in results.systems.items():
+        for scale, mean in row.items():
+            print(f"{name} {scale} {mean.mos:.2f} n={mean.n}")
+    print(f"written to {args.out / 'report.md'}", file=sys.stderr)
