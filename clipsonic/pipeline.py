@@ -15,6 +15,7 @@ from clipsonic.conditioning import condition, mean_direction
 from clipsonic.config import METHODS, GenerationSettings
 from clipsonic.device import Accelerator, memory_told
 from clipsonic.errors import SettingsError
+from clipsonic.hub import push_to_hub
 from clipsonic.media import Picture, SoundSource
 from clipsonic.output import Callback, ClipSonicAudio, ClipSonicOutput, Progress
 from clipsonic.queries import NEEDS, Item, Query, check_methods, check_prompt, list_items, read_queries, read_toward
@@ -90,6 +91,25 @@ class ClipSonicPipeline:
         with memory_told():
             for name in parts or self.folder.index.parts:
                 self.folder.part(name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        message: str = "Upload a CLIPSonic model",
+    ) -> str:
+        """Upload the model with its card, so that `from_pretrained(repo_id)` finds it; see `hub.push_to_hub`.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            CheckpointError: A part is missing or damaged.
+            OutputError: The hub refuses or does not answer.
+        """
+        return push_to_hub(self.folder, repo_id, private=private, token=token, message=message)
 
     @torch.inference_mode()
     def __call__(
