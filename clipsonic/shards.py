@@ -1,14 +1,16 @@
 """Shards: tar files of samples as videos would give them, in the WebDataset layout.
 
 A folder holds `{split}-NNNNNN.tar` and an `index.json`. A sample is `KEY.flac` (its sound track), `KEY.0.jpg`,
-`KEY.1.jpg` … (frames of its picture) and `KEY.json` (where both come from; never what they show). The splits are
-"train" and "test", and "sounds-train" and "sounds-test", which hold source recordings without frames. `labels.csv`
-beside them says what each sample shows; only evaluation reads it.
+`KEY.1.jpg` … (frames of its picture), `KEY.json` (where both come from; never what they show) and, where `prepare` had
+a CLIP, `KEY.embeddings.npy` (the frames' embeddings; the index names that CLIP). The splits are "train" and "test",
+and "sounds-train" and "sounds-test", which hold source recordings without frames. `labels.csv` beside them says what
+each sample shows; only evaluation reads it.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import tarfile
@@ -32,6 +34,7 @@ INDEX_NAME = "index.json"
 LABELS_NAME = "labels.csv"
 VERSION = 1
 JPEG_QUALITY = 90
+EMBEDDINGS_NAME = "embeddings.npy"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Sample:
         frames: RGB pictures in the order of time.
         provenance: Source recording, packages, paths, licences and attributions.
         sample_rate: Hz.
+        embeddings: L2-normalised CLIP embeddings of the frames, float16, shape (frames, embedding_dim), if computed.
     """
 
     key: str
@@ -51,6 +55,7 @@ class Sample:
     frames: tuple[Image.Image, ...]
     provenance: dict[str, Any]
     sample_rate: int
+    embeddings: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Index(Config):
     sample_rate: int = 22050
     version: int = VERSION
     counts: dict[str, int] = field(default_factory=dict)
+    clip_sha256: str = ""
+    """Which CLIP the embeddings in the shards come from (`clip_sha256`); empty if there are none."""
 
     @classmethod
     def read(cls, folder: Path) -> Index:
@@ -132,20 +139,63 @@ class ShardWriter:
 
     def write(self, sample: Sample) -> None:
         """Add one sample."""
-        sound = io.BytesIO()
-        soundfile.write(sound, sample.waveform, sample.sample_rate, format="FLAC", subtype="PCM_16")
-        files: dict[str, Any] = {"__key__": sample.key, "flac": sound.getvalue()}
-        for number, frame in enumerate(sample.frames):
-            picture = io.BytesIO()
-            frame.save(picture, "JPEG", quality=JPEG_QUALITY)
-            files[f"{number}.jpg"] = picture.getvalue()
-        files["json"] = json.dumps(sample.provenance, sort_keys=True).encode()
-        self._writer.write(files)
+        self.write_files(sample.key, encode_sample(sample))
+
+    def write_files(self, key: str, files: dict[str, bytes]) -> None:
+        """Add one sample as `encode_sample` gives it."""
+        self._writer.write({"__key__": key, **files})
         self.count += 1
 
     def entry(self, plan: str = "") -> Shard:
         """Return the index entry of the finished file."""
         return Shard(name=self.path.name, samples=self.count, sha256=sha256(self.path), plan=plan)
+
+
+def encode_sample(sample: Sample) -> dict[str, bytes]:
+    """Return the files that a shard holds of a sample, by what follows its key in their names."""
+    sound = io.BytesIO()
+    soundfile.write(sound, sample.waveform, sample.sample_rate, format="FLAC", subtype="PCM_16")
+    files = {"flac": sound.getvalue()}
+    for number, frame in enumerate(sample.frames):
+        picture = io.BytesIO()
+        frame.save(picture, "JPEG", quality=JPEG_QUALITY)
+        files[f"{number}.jpg"] = picture.getvalue()
+    if sample.embeddings is not None:
+        files[EMBEDDINGS_NAME] = encode_embeddings(sample.embeddings)
+    files["json"] = json.dumps(sample.provenance, sort_keys=True).encode()
+    return files
+
+
+def encode_embeddings(embeddings: NDArray[Any]) -> bytes:
+    """Return embeddings, shape (frames, embedding_dim), as the bytes of a float16 `.npy` file."""
+    file = io.BytesIO()
+    np.save(file, embeddings.astype(np.float16), allow_pickle=False)
+    return file.getvalue()
+
+
+def decode_frames(files: dict[str, bytes]) -> tuple[Image.Image, ...]:
+    """Return the RGB pictures of a sample's files in the order of time."""
+    names = sorted((name for name in files if name.endswith(".jpg")), key=lambda name: int(name.partition(".")[0]))
+    return tuple(Image.open(io.BytesIO(files[name])).convert("RGB") for name in names)
+
+
+def clip_sha256(folder: Path) -> str:
+    """Return what tells one CLIP folder's embeddings from another's.
+
+    Args:
+        folder: A CLIP folder with its weights, or with a `config.json` that names a model of open_clip's.
+
+    Returns:
+        The SHA-256 of the weights (of their SHA-256s if there are several files), or of the config if none are there.
+
+    Raises:
+        DataError: There is no CLIP in the folder.
+    """
+    paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("config.json"))
+    if not paths:
+        raise DataError(f"{folder} holds no CLIP: neither weights nor a config.json; give a model folder that has one")
+    sums = [sha256(path) for path in paths]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def read_samples(folder: Path, split: str, *, frames: bool = True, sounds: bool = True) -> Iterator[Sample]:
@@ -187,9 +237,9 @@ def _decode(files: dict[str, Any], rate: int, frames: bool, sounds: bool) -> Sam
     waveform = np.zeros(0, dtype=np.float32)
     if sounds:
         waveform, rate = soundfile.read(io.BytesIO(files["flac"]), dtype="float32")
-    names = sorted((n for n in files if n.endswith(".jpg")), key=lambda n: int(n.partition(".")[0])) if frames else []
-    pictures = tuple(Image.open(io.BytesIO(files[name])).convert("RGB") for name in names)
-    return Sample(files["__key__"], waveform, pictures, json.loads(files["json"]), rate)
+    embeddings = np.load(io.BytesIO(files[EMBEDDINGS_NAME])) if EMBEDDINGS_NAME in files else None
+    pictures = decode_frames(files) if frames else ()
+    return Sample(files["__key__"], waveform, pictures, json.loads(files["json"]), rate, embeddings)
 
 
 def read_labels(folder: Path) -> dict[str, Label]:

@@ -17,8 +17,9 @@ from clipsonic.audio import log_mel
 from clipsonic.clip import ClipEncoder
 from clipsonic.config import MelConfig
 from clipsonic.device import Accelerator
-from clipsonic.shards import Index, Sample, read_samples
-from clipsonic.storage import sha256, write_whole
+from clipsonic.errors import DataError
+from clipsonic.shards import Index, Sample, clip_sha256, read_samples
+from clipsonic.storage import write_whole
 
 BATCH = 64
 T = TypeVar("T")
@@ -71,25 +72,49 @@ def load_features(
 
 def _fingerprint(shards: Path, clip_folder: Path, mel: MelConfig, pictures: int) -> str:
     """Name what the features depend on: the shards, CLIP's weights, the mel settings and the number of frames."""
-    weights = [sha256(path) for path in sorted(clip_folder.glob("*.safetensors"))]
-    text = Index.read(shards).to_json() + "".join(weights) + mel.to_json() + str(pictures)
+    text = Index.read(shards).to_json() + clip_sha256(clip_folder) + mel.to_json() + str(pictures)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @torch.inference_mode()
 def _compute(shards: Path, clip_folder: Path, mel: MelConfig, pictures: int, split: str) -> tuple[Tensor, Tensor]:
-    accelerator = Accelerator.choose("auto")
-    clip = ClipEncoder.load(clip_folder, accelerator.device)
+    stored = Index.read(shards).clip_sha256 == clip_sha256(clip_folder)
+    embed = _stored_embeddings if stored else _Embedder(clip_folder)
     mels, embeddings = [], []
-    samples = tqdm(read_samples(shards, split), desc=f"{split} features", unit="clip")
+    samples = tqdm(read_samples(shards, split, frames=not stored), desc=f"{split} features", unit="clip")
     for batch in _batches(samples, BATCH):
         waveforms = torch.stack([torch.from_numpy(sample.waveform) for sample in batch])
         mels.append(log_mel(waveforms, mel).half())
-        chosen = [frame for sample in batch for frame in sample.frames[:: -(-len(sample.frames) // pictures)]]
-        with accelerator.autocast():
-            embedded = clip.encode_images(chosen)
-        embeddings.append(embedded.half().cpu().unflatten(0, (len(batch), -1)))
+        embeddings.append(embed(batch, pictures))
     return torch.cat(mels), torch.cat(embeddings)
+
+
+def _chosen(count: int, pictures: int) -> slice:
+    """Say which of a video's frames are taken: at most `pictures`, evenly spaced."""
+    return slice(None, None, -(-count // pictures))
+
+
+def _stored_embeddings(batch: list[Sample], pictures: int) -> Tensor:
+    """Take what `prepare` computed with the same CLIP; float16, shape (samples, pictures, embedding_dim)."""
+    arrays = [sample.embeddings for sample in batch if sample.embeddings is not None]
+    if len(arrays) < len(batch):
+        raise DataError("the shards' index names a CLIP, but a sample has no embeddings; prepare the shards again")
+    return torch.stack([torch.from_numpy(array[_chosen(len(array), pictures)]) for array in arrays])
+
+
+class _Embedder:
+    """Embeds frames, for shards that hold no embeddings or those of another CLIP."""
+
+    def __init__(self, clip_folder: Path) -> None:
+        self._accelerator = Accelerator.choose("auto")
+        self._clip = ClipEncoder.load(clip_folder, self._accelerator.device)
+
+    def __call__(self, batch: list[Sample], pictures: int) -> Tensor:
+        """Return float16 embeddings, shape (samples, pictures, embedding_dim)."""
+        chosen = [frame for sample in batch for frame in sample.frames[_chosen(len(sample.frames), pictures)]]
+        with self._accelerator.autocast():
+            embedded = self._clip.encode_images(chosen)
+        return embedded.half().cpu().unflatten(0, (len(batch), -1))
 
 
 def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
