@@ -110,7 +110,9 @@ def test_what_is_no_video_with_sound_is_told(tmp_path: Path) -> None:
 
 def test_a_playlist_cannot_reach_other_files(tmp_path: Path) -> None:
     secret = write_video(tmp_path / "secret.mkv", 1.0)
-    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret.as_uri()}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "list.mp4").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret.as_uri()}\n#EXT-X-ENDLIST\n"
+    )
     (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {secret}\n")
     for name in ("list.mp4", "concat.mp4"):
         with pytest.raises(MediaError):
