@@ -30,6 +30,7 @@ UNIT_CLIPS = 16
 _SLACK_S = 0.1
 """Sound that ends so much before its clip does is filled up with silence: tracks rarely end together."""
 _GPU_BATCH = 64
+_FRAME_MULTIPLE = 32
 Seconds = dict[str, float]
 
 
@@ -38,7 +39,7 @@ class ClipSettings(Config):
     """How videos are cut into clips.
 
     Attributes:
-        clip_s: Seconds of a clip, rounded to whole mel frames.
+        clip_s: Seconds of a clip, rounded to what denoisers can be trained on (`length_s`).
         clips_per_video: At most so many of a video, evenly spread; 0 means as many as fit.
         min_s: A video shorter than a clip gives one clip, filled up with silence, if it has so many seconds.
         frames: Pictures of a clip, evenly spread.
@@ -81,8 +82,13 @@ class ClipSettings(Config):
 
     @property
     def samples(self) -> int:
-        """The samples of a clip at the mel configuration's rate."""
-        return MEL.frames(self.clip_s) * MEL.hop_length
+        """The samples of a clip at the mel configuration's rate: a multiple of 32 mel frames, for U-Nets."""
+        return max(1, round(MEL.frames(self.clip_s) / _FRAME_MULTIPLE)) * _FRAME_MULTIPLE * MEL.hop_length
+
+    @property
+    def length_s(self) -> float:
+        """The seconds that these are."""
+        return self.samples / MEL.sample_rate
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,12 @@ def place_clips(duration_s: float, settings: ClipSettings) -> list[tuple[float, 
         MediaError: It is too short for any.
     """
     # Files round their length, so a tenth of a second is not held against them.
-    if duration_s < min(settings.min_s, settings.clip_s) - _SLACK_S:
+    if duration_s < min(settings.min_s, settings.length_s) - _SLACK_S:
         raise MediaError(f"lasts {duration_s:.2f} s, less than {settings.min_s:g} s")
-    fitting = max(1, int((duration_s + _SLACK_S) / settings.clip_s))
+    fitting = max(1, int((duration_s + _SLACK_S) / settings.length_s))
     count = min(fitting, settings.clips_per_video or fitting)
-    share, length_s = duration_s / count, min(settings.clip_s, duration_s)
-    return [(max(0.0, round(k * share + (share - settings.clip_s) / 2, 6)), length_s) for k in range(count)]
+    share, length_s = duration_s / count, min(settings.length_s, duration_s)
+    return [(max(0.0, round(k * share + (share - settings.length_s) / 2, 6)), length_s) for k in range(count)]
 
 
 @dataclass(frozen=True)
