@@ -192,13 +192,6 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(300)
-def test_ray_writes_the_same_shards(shards: Path, videos: Path, tiny_model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", exc_type=ImportError)
-    assert prepare(videos, tmp_path / "out", tiny_model, "--engine", "ray", "--workers", "2") == 0
-    assert contents(tmp_path / "out") == contents(shards)
-
-
 def square_unless_two(number: int) -> int:
     if number == 2:
         os._exit(7)
