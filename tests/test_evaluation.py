@@ -19,8 +19,8 @@ from clipsonic.checkpoint import write_index
 from clipsonic.cli import main
 from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError, SettingsError
-from clipsonic.evaluation import evaluation
-from clipsonic.evaluation.bank import build_judge
+from clipsonic.evaluation import bank, evaluation
+from clipsonic.evaluation.bank import build_judge, read_bank
 from clipsonic.evaluation.cli import sweep
 from clipsonic.evaluation.corpus import PROMPTS, choose_things, read_held, read_pairs
 from clipsonic.evaluation.report import Interval, Report
@@ -98,6 +98,27 @@ def test_the_bank_is_kept_and_read_again(shards, tmp_path):
     again = build_judge(shards, refuse, cache=tmp_path)
     queries = torch.rand(4, 64)
     assert np.array_equal(first.neighbours(queries), again.neighbours(queries))
+
+
+def test_an_interrupted_bank_is_taken_up_again(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(bank, "SAVE_EVERY", 4)
+    calls = []
+
+    def stop_at_ten(waveform, sample_rate):
+        calls.append(1)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return spectral_embedding(waveform, sample_rate)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_bank(shards, stop_at_ten, cache=tmp_path)
+    calls.append(1)
+    resumed = read_bank(shards, stop_at_ten, cache=tmp_path)
+    whole = read_bank(shards, spectral_embedding, cache=tmp_path / "other")
+    assert len(calls) == 11 + len(whole.keys) - 8
+    assert resumed.keys == whole.keys
+    assert torch.equal(resumed.embeddings, whole.embeddings)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_things_are_drawn_among_those_with_enough_recordings(shards):

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from clipsonic.errors import DataError
 from clipsonic.evaluation.judge import Embed, Judge, embed_sounds
@@ -20,6 +21,7 @@ from clipsonic.storage import sha256, write_whole
 
 COPIES = 2
 """Training samples that the bank holds of each source recording: two takes of it."""
+SAVE_EVERY = 50
 DEFAULT_CACHE = Path("~/.cache/clipsonic/evaluation")
 
 
@@ -71,9 +73,9 @@ def read_bank(folder: Path, embed: Embed, name: str = "aisfx", cache: Path = DEF
     path = cache.expanduser() / f"bank-{name}-{fingerprint(folder)}.safetensors"
     kept = read_cached(path)
     if kept is None:
-        kept = _embed(folder, labels, embed)
-        with write_whole(path) as temporary:
-            save_file(kept, temporary)
+        kept = _embed(folder, labels, embed, path.with_suffix(".part.safetensors"))
+        _save(kept, path)
+        path.with_suffix(".part.safetensors").unlink(missing_ok=True)
     seconds = float(kept.pop("seconds").item())
     known = [label_of(labels, key, folder) for key in kept]
     return Bank(
@@ -119,14 +121,29 @@ def label_of(labels: Mapping[str, Label], key: str, folder: Path) -> Label:
     return labels[key]
 
 
-def _embed(folder: Path, labels: Mapping[str, Label], embed: Embed) -> dict[str, Tensor]:
-    """Return the embeddings of at most `COPIES` training samples of each recording, by key, and their seconds."""
+def _save(bank: dict[str, Tensor], path: Path) -> None:
+    with write_whole(path) as temporary:
+        save_file(bank, temporary)
+
+
+def _embed(folder: Path, labels: Mapping[str, Label], embed: Embed, partial: Path) -> dict[str, Tensor]:
+    """Return the embeddings of at most `COPIES` training samples of each recording, by key, and their seconds.
+
+    What is done is kept in `partial` every `SAVE_EVERY` sounds, so that an interruption costs little.
+    """
     copies: Counter[str] = Counter()
-    bank, seconds = {}, 0.0
-    for sample in read_samples(folder, "train", frames=False):
+    done = read_cached(partial) or {}
+    bank: dict[str, Tensor] = {}
+    seconds = 0.0
+    for sample in tqdm(read_samples(folder, "train", frames=False), desc="bank", unit="sound", disable=None):
         source = label_of(labels, sample.key, folder).source
         copies[source] += 1
         if copies[source] <= COPIES:
-            bank[sample.key] = embed_sounds(embed, [sample.waveform], sample.sample_rate)[0].contiguous()
+            row = done.get(sample.key)
+            if row is None:
+                row = embed_sounds(embed, [sample.waveform], sample.sample_rate)[0].contiguous()
+            bank[sample.key] = row
             seconds += len(sample.waveform) / sample.sample_rate
+            if len(bank) % SAVE_EVERY == 0 and len(bank) > len(done):
+                _save(bank, partial)
     return bank | {"seconds": torch.tensor(seconds)}
