@@ -192,6 +192,16 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.timeout(300)
+def test_ray_writes_the_same_shards(
+    shards: Path, videos: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", exc_type=ImportError)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or a busy machine lets its workers starve
+    assert prepare(videos, tmp_path / "out", tiny_model, "--engine", "ray", "--workers", "2") == 0
+    assert contents(tmp_path / "out") == contents(shards)
+
+
 def square_unless_two(number: int) -> int:
     if number == 2:
         os._exit(7)

@@ -146,9 +146,9 @@ class RayEngine:
         context.enable_progress_bars = False
         rows = [{"value": pickle.dumps(item)} for item in items]
         data: Any = ray.data.from_items(rows, override_num_blocks=min(len(rows), _RAY_BLOCKS))
-        for stage in stages:
-            if isinstance(stage, Embedder):
-                data = data.map(_Actor, fn_constructor_args=(stage,), **_actors(ray.cluster_resources()))
+        for stage, options in _placed(stages, ray.cluster_resources()):
+            if options:
+                data = data.map(_Actor, fn_constructor_args=(stage,), **options)
             else:
                 data = data.map(_Task(stage), num_cpus=1)
         try:
@@ -198,13 +198,27 @@ class _Actor(_Task):
     """The same in a process that stays, with what it loaded."""
 
 
-def _actors(resources: dict[str, float]) -> dict[str, Any]:
-    """Say how many actors hold CLIP: one a GPU; without GPUs half of the cores, at least one."""
+@dataclass(frozen=True)
+class _Chain:
+    """Stages as one."""
+
+    stages: tuple[Stage, ...]
+
+    def __call__(self, item: Any) -> Any:
+        return _chain(self.stages, item)
+
+
+def _placed(stages: Sequence[Stage], resources: dict[str, float]) -> list[tuple[Stage, dict[str, Any]]]:
+    """Say where stages run: CLIP in an actor a GPU; without GPUs all of them together in an actor a core."""
     from ray.data import ActorPoolStrategy
 
+    if not any(isinstance(stage, Embedder) for stage in stages):
+        return [(stage, {}) for stage in stages]
     if gpus := int(resources.get("GPU", 0)):
-        return {"num_gpus": 1, "compute": ActorPoolStrategy(size=gpus)}
-    return {"num_cpus": 1, "compute": ActorPoolStrategy(size=max(1, int(resources.get("CPU", 2)) // 2))}
+        actor = {"num_gpus": 1, "compute": ActorPoolStrategy(size=gpus)}
+        return [(stage, actor if isinstance(stage, Embedder) else {}) for stage in stages]
+    cores = max(1, int(resources.get("CPU", 1)))
+    return [(_Chain(tuple(stages)), {"num_cpus": 1, "compute": ActorPoolStrategy(size=cores)})]
 
 
 def _chain(stages: Iterable[Stage], item: Any) -> Any:
