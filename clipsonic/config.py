@@ -194,6 +194,8 @@ class TrainingConfig(Config):
     seed: int = 0
     log_every: int = 50
     save_every_s: float = 300.0
+    sample_every: int = 0
+    """Steps between samples to listen to and look at (denoiser); none if 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,19 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train the part, then make `--out` a whole model folder; return the exit status."""
-    from clipsonic.training.loop import Trainer, copy_other_parts
+    from clipsonic.training.loop import Trainer, copy_other_parts, processes
     from clipsonic.training.recipe import Recipe
 
     part = args.part.replace("-", "_")
     recipe = Recipe.find(part, args.config, max_steps=args.max_steps)
-    task = build_task(part, recipe, args.data, args.base, args.init_from)
-    if args.base is not None:
-        copy_other_parts(args.base, args.out, part)
+    with processes().main_process_first():  # the first fills the caches, the others read them
+        task = build_task(part, recipe, args.data, args.base, args.init_from)
     trainer = Trainer(task, recipe.training, args.out)
     if args.resume:
         trainer.resume()
+    if args.base is not None and trainer.accelerator.is_main_process:
+        copy_other_parts(args.base, args.out, task.part)
     trainer.run()
-    finish(args.out, args.name or args.out.resolve().name)
+    if trainer.accelerator.is_main_process:
+        finish(args.out, args.name or args.out.resolve().name)
+    trainer.accelerator.wait_for_everyone()
     return 0
 
 

@@ -18,10 +18,16 @@ from clipsonic.config import Config, DenoiserConfig, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
 from clipsonic.storage import CONFIG_NAME
+from clipsonic.training.draws import rows
 from clipsonic.training.features import FrameSoundDataset, load_features
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
+from clipsonic.training.samples import write_samples
 from clipsonic.training.whitening import WhitenedLinear
+from clipsonic.vocoder import Vocoder, load_vocoder
+
+SAMPLES = 4
+"""Sounds rendered to see how training goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,7 @@ class DenoiserTask(Task):
     """Velocity matching with classifier-free guidance dropout."""
 
     part = "denoiser"
+    draws_rows = True
     dataset: FrameSoundDataset
     alphas_cumprod: Tensor
 
@@ -84,6 +91,8 @@ class DenoiserTask(Task):
             raise ConfigError(f"crop_frames is {task.crop_frames}; allowed: multiples of {model.frame_multiple}")
         self.config = task
         self.dataset = dataset
+        self.vocoder_folder: Path | None = None
+        self._vocoder: Vocoder | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.denoiser = init or Denoiser(model)
@@ -98,7 +107,9 @@ class DenoiserTask(Task):
         clean = self.denoiser.normalize(self._crop(batch["mel"], generator))
         embedding = self._condition(batch["embeddings"], generator)
         timestep = self._timesteps(len(clean), generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        shape = clean.shape[1:]
+        draw: Any = {"generator": generator, "device": clean.device}
+        noise = rows(lambda count: torch.randn(count, *shape, **draw), len(clean), generator)
         level = self.alphas_cumprod[timestep][:, None, None]
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         velocity = level.sqrt() * noise - (1 - level).sqrt() * clean
@@ -116,19 +127,19 @@ class DenoiserTask(Task):
     def _timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Return timesteps spread over the batch from a random start (Kingma et al., 2021, appendix I)."""
         start = torch.rand(1, generator=generator, device=generator.device)
-        spread = torch.arange(count, device=generator.device) / count
+        spread = rows(lambda all_: torch.arange(all_, device=generator.device) / all_, count, generator)
         time = ((start + spread) % 1) ** self.config.time_power
         return (time * len(self.alphas_cumprod)).long()
 
     def _condition(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
         """Pick one frame of each video, blur its embedding a little, and drop some conditions; (batch, dim)."""
-        count, pictures, dim = embeddings.shape
-        device = embeddings.device
-        frame = torch.randint(pictures, (count,), generator=generator, device=device)
-        chosen = embeddings[torch.arange(count, device=device), frame]
-        noise = torch.randn(chosen.shape, generator=generator, device=device) * dim**-0.5
+        batch, pictures, dim = embeddings.shape
+        draw: Any = {"generator": generator, "device": embeddings.device}
+        frame = rows(lambda count: torch.randint(pictures, (count,), **draw), batch, generator)
+        chosen = embeddings[torch.arange(batch, device=embeddings.device), frame]
+        noise = rows(lambda count: torch.randn(count, dim, **draw), batch, generator) * dim**-0.5
         chosen = F.normalize(chosen + self.config.embedding_noise * noise, dim=-1)
-        dropped = torch.rand(count, 1, generator=generator, device=device) < self.config.condition_drop
+        dropped = rows(lambda count: torch.rand(count, 1, **draw), batch, generator) < self.config.condition_drop
         return torch.where(dropped, self.denoiser.null_embedding, chosen)
 
     @torch.no_grad()
@@ -151,6 +162,15 @@ class DenoiserTask(Task):
             yield self.denoiser
         finally:
             self.denoiser.embedding_mlp[0] = first
+
+    def sample(self, folder: Path, step: int, writer: Any) -> None:
+        """Render some of the conditions that are trained on, through the base's vocoder if it has one."""
+        if self._vocoder is None and self.vocoder_folder is not None and self.vocoder_folder.is_dir():
+            self._vocoder = load_vocoder(self.vocoder_folder)
+        chosen = range(0, len(self.dataset), -(-len(self.dataset) // SAMPLES))
+        embeddings = torch.stack([self.dataset[n]["embeddings"][0] for n in chosen]).to(self.alphas_cumprod.device)
+        with self.folded() as denoiser:
+            write_samples(denoiser, self.scheduler.config, embeddings, self._vocoder, folder, step, writer)
 
     def save(self, folder: Path) -> None:
         """Write the denoiser and the scheduler it belongs to."""
@@ -175,7 +195,9 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
     model = DenoiserConfig.from_dict(recipe.model)
     init = None if init_from is None else load_initial(init_from / DenoiserTask.part, recipe.model)
     dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
-    return DenoiserTask(init.config if init else model, task, dataset, recipe.training.seed, init)
+    result = DenoiserTask(init.config if init else model, task, dataset, recipe.training.seed, init)
+    result.vocoder_folder = base / "vocoder"
+    return result
 
 
 def load_initial(folder: Path, asked: dict[str, Any]) -> Denoiser:

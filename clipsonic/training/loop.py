@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import pickle
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, send_to_device, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -22,9 +23,12 @@ from clipsonic.config import TrainingConfig
 from clipsonic.device import fast_dtype
 from clipsonic.errors import CheckpointError
 from clipsonic.storage import write_whole
+from clipsonic.training.cost import COUNTED_CLIPS, flops_per_clip, matmul_peak, peak_memory_gb
+from clipsonic.training.draws import SharedGenerator
+from clipsonic.training.run_log import RunLog, read_log
 
 STATE_NAME = "state.pt"
-LOG_NAME = "log.jsonl"
+SAMPLES_NAME = "samples"
 
 
 class Task(nn.Module):
@@ -34,6 +38,10 @@ class Task(nn.Module):
     """The folder of the model that `save` fills: clip, prior, denoiser or vocoder."""
     dataset: Dataset[dict[str, Tensor]]
     """Map-style; items are dicts of tensors that `default_collate` stacks."""
+
+    draws_rows: bool = False
+    """Whether the loss draws what differs between clips through `draws.rows`: then several processes with a share of
+    the batch each do what one with the whole batch does."""
 
     def phases(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each phase; every step runs the phases in turn, each with its own optimiser."""
@@ -51,6 +59,9 @@ class Task(nn.Module):
         """Write the trained part into the model folder `folder`, from the weights as they now are."""
         raise NotImplementedError
 
+    def sample(self, folder: Path, step: int, writer: Any) -> None:
+        """Write what the part makes by now into `folder`, and tell TensorBoard's `writer` unless it is None."""
+
     def metrics(self) -> dict[str, float]:
         """Measure the finished part on held-out data, for the last line of the log."""
         return {}
@@ -61,13 +72,19 @@ class Task(nn.Module):
 
 
 class Trainer:
-    """Run a task to its end, writing its state so that a killed run goes on where it was."""
+    """Run a task to its end, writing its state so that a killed run goes on where it was.
+
+    All that is random in a step is a function of the recipe's seed and the step's number, so the state holds neither
+    the generators' nor the data's position: both are the step.
+    """
 
     def __init__(self, task: Task, config: TrainingConfig, out: Path) -> None:
         """Prepare to train `task` on the devices that Accelerate finds, writing to the folder `out`."""
         self.config = config
         self.out = out
-        self.accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision))
+        several = DistributedDataParallelKwargs(find_unused_parameters=len(task.phases()) > 1)
+        precision = _precision(config.mixed_precision)
+        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[several])
         self.task = task.to(self.accelerator.device)
         self.wrapped = self.accelerator.prepare_model(self.task)
         self.optimizers = {name: self._optimizer(name, p) for name, p in self.task.phases().items()}
@@ -76,6 +93,8 @@ class Trainer:
         self.ema = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.trained = trained
         self.step = 0
+        self.seconds = 0.0
+        self.log = RunLog(out, task.part)
         self.totals: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
@@ -96,21 +115,62 @@ class Trainer:
         """Train from the current step to `max_steps`, then save the part; return its held-out metrics."""
         # Numbers too small for their exponent are taken for zero: CPUs reckon with them many times more slowly.
         torch.set_flush_denormal(True)
-        started = saved = time.monotonic()
         first = self.step
+        if self.accelerator.is_main_process:
+            self.log.begin(first)
+        try:
+            spent = self._train()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        self.save()
+        if not self.accelerator.is_main_process:
+            return {}
+        with _weights_of(self.ema, self.trained):
+            metrics = self.task.metrics()
+        self.log.add(self.step, metrics)
+        self.log.end(self._row(self._clips(self.step - first) / max(spent, 1e-9)))
+        return metrics
+
+    def _train(self) -> float:
+        """Run the steps that are left and return the seconds they took, without those of saving and sampling."""
+        saved, spent, first = time.monotonic(), 0.0, self.step
         while self.step < self.config.max_steps:
+            start = time.monotonic()
             self._train_step()
             self.step += 1
+            spent += time.monotonic() - start
+            self.seconds += time.monotonic() - start
             if self.step % self.config.log_every == 0:
-                self._log({"clips_per_s": self._clips(self.step - first) / (time.monotonic() - started)})
+                self._log({"clips_per_s": self._clips(self.step - first) / spent})
+            if self.config.sample_every and self.step % self.config.sample_every == 0:
+                self._sample()
             if time.monotonic() - saved > self.config.save_every_s:
                 self.save()
                 saved = time.monotonic()
-        self.save()
-        with _weights_of(self.ema, self.trained):
-            metrics = self.task.metrics()
-        self._log(metrics)
-        return metrics
+        return spent
+
+    def _row(self, clips_per_s: float) -> dict[str, Any]:
+        """Return this run's row of the table of runs."""
+        device = self.accelerator.device
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
+        clips = [self.task.dataset[n] for n in range(min(COUNTED_CLIPS, len(self.task.dataset)))]  # type: ignore[arg-type]
+        work = flops_per_clip(self.task, send_to_device(default_collate(clips), device), device)
+        peak = matmul_peak(device, dtype) * (1 if device.type == "cpu" else self.accelerator.num_processes)
+        lines = [line for line in read_log(self.out) if line.get("part") == self.task.part and "clips_per_s" in line]
+        loss = next((v for k, v in lines[-1].items() if k not in ("part", "step")), None) if lines else None
+        return {
+            "part": self.task.part,
+            "steps": self.step,
+            "clips": self._clips(self.step),
+            "minutes": f"{self.seconds / 60:.1f}",
+            "loss": "–" if loss is None else f"{loss:.4g}",
+            "clips/s": f"{clips_per_s:.3g}",
+            "GFLOP/clip": f"{work / 1e9:.3g}",
+            "device": f"{self.accelerator.num_processes} × {device.type}, {str(dtype).removeprefix('torch.')}",
+            "share of matrix-product peak": f"{work * clips_per_s / peak:.0%}",
+            "peak memory": f"{peak_memory_gb(device):.2f} GB",
+        }
 
     def _clips(self, steps: int) -> int:
         return steps * self.config.batch_size * self.config.gradient_accumulation * self.accelerator.num_processes
@@ -118,7 +178,7 @@ class Trainer:
     def _micro_batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield this process' share of the step's clips, a function of seed and step alone."""
         count = self._clips(1)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed(self._seed())
         weights = getattr(self.task.dataset, "weights", None)
         if weights is None:
             indices = torch.randint(len(self.task.dataset), (count,), generator=generator)  # type: ignore[arg-type]
@@ -129,12 +189,24 @@ class Trainer:
             batch = default_collate([self.task.dataset[int(i)] for i in share])
             yield send_to_device(batch, self.accelerator.device)
 
+    def _seed(self) -> int:
+        return self.config.seed * 1_000_003 + self.step
+
+    def _generator(self) -> SharedGenerator:
+        """Return what the step's loss draws from: the same in all processes if the task takes its share of it."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        generator = SharedGenerator(self.accelerator.device).share(rank, ranks)
+        generator.manual_seed(self._seed() * 1_009 + (0 if self.task.draws_rows else rank))
+        return generator
+
     def _train_step(self) -> None:
         """Run every phase on the step's clips: gradients of all micro-batches, then one optimiser step."""
+        set_seed(
+            self._seed() * 1_013 + self.accelerator.process_index
+        )  # for what draws without being handed a generator
         batches = list(self._micro_batches())
         for phase, optimizer in self.optimizers.items():
-            generator = torch.Generator(self.accelerator.device)
-            generator.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index)
+            generator = self._generator()
             for batch in batches[:-1]:
                 with self.accelerator.no_sync(self.wrapped):
                     self._backward(batch, phase, generator)
@@ -154,23 +226,32 @@ class Trainer:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def _log(self, figures: dict[str, float]) -> None:
-        """Append one line of means since the last line, and print it."""
+        """Log the means over all processes since the last line."""
+        means = {name: total / self.counts[name] for name, total in self.totals.items()}
+        self.totals, self.counts = {}, {}
+        if self.accelerator.num_processes > 1 and means:
+            local = torch.tensor(list(means.values()), device=self.accelerator.device)
+            means = dict(zip(means, self.accelerator.reduce(local, "mean").tolist(), strict=True))
+        if self.accelerator.is_main_process:
+            self.log.add(self.step, {**means, **figures})
+
+    def _sample(self) -> None:
+        """Let the task render what its averaged weights make by now."""
         if not self.accelerator.is_main_process:
             return
-        line = {"step": self.step, **{k: v / self.counts[k] for k, v in self.totals.items()}, **figures}
-        self.totals, self.counts = {}, {}
-        rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / LOG_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded) + "\n")
-        print(json.dumps(rounded), flush=True)
+        self.task.eval()
+        with _weights_of(self.ema, self.trained), torch.no_grad():
+            self.task.sample(self.out / SAMPLES_NAME, self.step, self.log.tensorboard())
+        self.task.train()
 
     def save(self) -> None:
         """Write the training state and, from the averaged weights, the part itself."""
         if not self.accelerator.is_main_process:
             return
         state = {
+            "part": self.task.part,
             "step": self.step,
+            "seconds": self.seconds,
             "task": self.task.state_dict(),
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
             "schedulers": {k: s.state_dict() for k, s in self.schedulers.items()},
@@ -185,27 +266,36 @@ class Trainer:
         """Take up the state that `save` wrote into the same folder.
 
         Raises:
-            CheckpointError: There is none, or it is of another model.
+            CheckpointError: There is none, or it is of another part or model.
         """
         path = self.out / STATE_NAME
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            if (part := state.get("part", self.task.part)) != self.task.part:
+                raise ValueError(f"it is the {part}'s, not the {self.task.part}'s")
             self.task.load_state_dict(state["task"])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
                 self.schedulers[name].load_state_dict(state["schedulers"][name])
             self.ema.load_state_dict(state["ema"])
-            self.step = state["step"]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[-1].strip()
+            self.step, self.seconds = state["step"], state.get("seconds", 0.0)
+        except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
             raise CheckpointError(f"cannot resume from {path}: {reason}; start without --resume") from error
+
+
+def processes() -> PartialState:
+    """Return Accelerate's view of the processes that train together, which `accelerate launch` or torchrun started."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available()))
 
 
 def _precision(asked: str) -> str:
     """Return the mixed precision asked for, or "no", said aloud, where this CPU would be slower in it."""
-    device = PartialState().device.type
+    state = processes()
+    device = state.device.type
     if device == "cpu" and asked in ("bf16", "fp16") and fast_dtype("cpu") == torch.float32:
-        print(f"this CPU has no units for {asked}: training in float32")
+        state.print(f"this CPU has no units for {asked}: training in float32")
         return "no"
     return asked
 

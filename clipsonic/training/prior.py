@@ -19,6 +19,7 @@ from clipsonic.prior import DiffusionPrior
 from clipsonic.training.alignment import modality_gap, retrieval
 from clipsonic.training.captions import EVALUATED
 from clipsonic.training.clip import ClipTaskConfig, PairDataset
+from clipsonic.training.draws import rows
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
 from clipsonic.training.views import features_of, read_pairs
@@ -42,6 +43,7 @@ class PriorTask(Task):
     """Denoise image embeddings given the embedding of a caption, predicting the clean embedding."""
 
     part = "prior"
+    draws_rows = True
     dataset: PairDataset
 
     def __init__(self, model: PriorConfig, task: PriorTaskConfig, dataset: PairDataset, texts: Tensor) -> None:
@@ -67,10 +69,14 @@ class PriorTask(Task):
         clean = self.prior.standardize(batch["features"])
         draw: Any = {"generator": generator, "device": clean.device}
         text: Tensor = self.texts[batch["caption"]]  # type: ignore[index]
-        text = text + torch.randn(text.shape, **draw) * self.config.text_noise / math.sqrt(text.shape[1])
-        text = F.normalize(text, dim=-1) * (torch.rand(len(text), 1, **draw) >= self.config.condition_drop)
-        times = torch.randint(self.prior.scheduler.config.num_train_timesteps, (len(clean),), **draw)
-        noisy = self.prior.scheduler.add_noise(clean, torch.randn(clean.shape, **draw), times)
+        clips, dim = text.shape
+        blur = rows(lambda count: torch.randn(count, dim, **draw), clips, generator)
+        kept = rows(lambda count: torch.rand(count, 1, **draw), clips, generator) >= self.config.condition_drop
+        text = F.normalize(text + blur * self.config.text_noise / math.sqrt(dim), dim=-1) * kept
+        steps = self.prior.scheduler.config.num_train_timesteps
+        times = rows(lambda count: torch.randint(steps, (count,), **draw), clips, generator)
+        noise = rows(lambda count: torch.randn(count, dim, **draw), clips, generator)
+        noisy = self.prior.scheduler.add_noise(clean, noise, times)
         loss = F.mse_loss(self.prior(noisy, times, text).float(), clean)
         return loss, {"loss": loss.item()}
 
