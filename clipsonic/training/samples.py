@@ -40,16 +40,17 @@ def write_samples(
         step: The training step, for the names.
         writer: TensorBoard's, or None.
     """
-    mels = sample_mel(
+    drawn = sample_mel(
         denoiser,
         scheduler_config,
-        embeddings,
+        list(embeddings[:, None]),
         sampler="dpmpp-2m",
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
         generators=[torch.Generator().manual_seed(n) for n in range(len(embeddings))],
         accelerator=Accelerator(embeddings.device, torch.float32, len(embeddings)),
     )
+    mels = torch.stack(drawn)
     _draw(mels, folder / f"{step:07d}.png", writer, step)
     if vocoder is None:
         return
