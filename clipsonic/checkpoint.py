@@ -21,13 +21,13 @@ from huggingface_hub.errors import (
 )
 
 from clipsonic.audio_clip import AudioClip
-from clipsonic.clip import ClipEncoder
+from clipsonic.clap import load_encoder
 from clipsonic.config import Config, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.device import Accelerator
 from clipsonic.errors import CheckpointError, ClipSonicError
-from clipsonic.prior import DiffusionPrior
 from clipsonic.storage import CONFIG_NAME, sha256, write_text
+from clipsonic.token_prior import load_prior
 from clipsonic.vocoder import load_vocoder
 
 INDEX_NAME = "model_index.json"
@@ -300,9 +300,9 @@ def _load_scheduler(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
 
 
 _LOADERS: dict[str, Callable[[Path, Accelerator], Any]] = {
-    "clip": lambda folder, on: ClipEncoder.load(folder, device=str(on.device)),
-    "prior": lambda folder, on: on.prepare(DiffusionPrior.load(folder, device="cpu")),
-    "supervised_prior": lambda folder, on: on.prepare(DiffusionPrior.load(folder, device="cpu")),
+    "clip": lambda folder, on: load_encoder(folder, device=str(on.device)),
+    "prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
+    "supervised_prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
     "audio_clip": lambda folder, on: AudioClip.load(folder, device=on.device),
     "denoiser": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
     "scheduler": _load_scheduler,

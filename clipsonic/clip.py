@@ -11,6 +11,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,6 +35,26 @@ TEXT_TOWER_CONFIG = f"{TEXT_TOWER_FOLDER}/config.json"
 BULK = 32
 """On a CPU at least so many pictures at once are worth a faster form of the image tower."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextTokens:
+    """What the text tower of an OpenAI-style CLIP makes of texts, for priors that read more than the embedding.
+
+    Attributes:
+        embedding: *Not* normalised, float32, shape (batch, embedding_dim).
+        hidden: The last layer's states after its norm, float32, shape (batch, 77, width).
+        mask: True up to the end of the text, bool, shape (batch, 77).
+    """
+
+    embedding: Tensor
+    hidden: Tensor
+    mask: Tensor
+
+    def row(self, number: int) -> TextTokens:
+        """Return one text's, as a batch of one."""
+        chosen = slice(number, number + 1)
+        return TextTokens(embedding=self.embedding[chosen], hidden=self.hidden[chosen], mask=self.mask[chosen])
 
 
 class ClipEncoder:
@@ -71,6 +92,8 @@ class ClipEncoder:
             config = ClipConfig.load(folder / CONFIG_NAME)
         except ConfigError as error:
             raise CheckpointError(f"{error}; fetch the model again") from error
+        if config.clap:
+            raise CheckpointError(f"{folder} is no CLIP but names the CLAP {config.clap}; load it with load_encoder")
         model, tokenizer, preprocess = _named(config) if config.open_clip else _local(folder)
         return cls(model.to(device), tokenizer, preprocess, config)
 
@@ -102,6 +125,26 @@ class ClipEncoder:
             raise PromptError(f"got {texts!r:.60}, expected at least one text; pass a list of strings")
         tokens = self.tokenizer(list(texts)).to(self.device)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    @torch.inference_mode()
+    def encode_tokens(self, texts: Sequence[str]) -> TextTokens:
+        """Run the text tower and keep its hidden states.
+
+        Raises:
+            CheckpointError: The model has no text tower of OpenAI's kind.
+        """
+        model = self.model
+        if not all(hasattr(model, name) for name in ("token_embedding", "positional_embedding", "ln_final")):
+            raise CheckpointError(
+                "this prior reads the hidden states of OpenAI's CLIP; the model has another; use ViT-L/14"
+            )
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        states = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
+        states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask))
+        ends = tokens.argmax(dim=1)  # the end of a text has the largest number
+        pooled = states[torch.arange(len(tokens), device=self.device), ends] @ model.text_projection
+        mask = torch.arange(tokens.shape[1], device=self.device) <= ends[:, None]
+        return TextTokens(embedding=pooled.float(), hidden=states.float(), mask=mask)
 
     @torch.inference_mode()
     def encode_images(self, pictures: Sequence[Image]) -> Tensor:

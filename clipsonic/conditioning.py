@@ -94,12 +94,17 @@ class _Way:
         if query.kind != "prompt" or self._item.method not in PRIORS:
             return row
         prior = self._run.part(PRIORS[self._item.method])
+        reads: dict[str, Any] = {}
+        if getattr(prior, "needs_tokens", False):
+            text, clip = self._settings.template.replace("{}", str(query.source)), self._run.part("clip")
+            reads = {"tokens": clip.encode_tokens([text]), "no_text": clip.encode_tokens([""])}
         with self._run.timed("prior"), self._run.precision():
             drawn = prior.sample(
                 row,
                 num_inference_steps=self._settings.prior_num_inference_steps,
                 guidance_scale=self._settings.prior_guidance_scale,
                 generators=[torch.Generator().manual_seed(self._item.prior_seed)],
+                **reads,
             )
         # Some priors draw embeddings of other lengths; the denoiser only knows unit ones.
         return F.normalize(drawn.float().cpu(), dim=-1)

@@ -131,6 +131,8 @@ class DenoiserConfig(Config):
     mel_std: float = 2.2
     mel_floor: float = -9.0
     """Natural log; what lies below is inaudible and is drawn as this value while denoising."""
+    frame_attention: bool = False
+    """Whether the frames of a video are weighted by how much they have to say, rather than averaged."""
 
     @property
     def frame_multiple(self) -> int:
@@ -147,6 +149,8 @@ class ClipConfig(Config):
     """Such as "ViT-L-14"; empty if the model lies in the folder."""
     pretrained: str = ""
     """Such as "openai"."""
+    clap: str = ""
+    """A CLAP model's hub id or folder, such as "laion/clap-htsat-unfused": then texts alone are embedded, by CLAP."""
 
 
 @dataclass(frozen=True, kw_only=True)

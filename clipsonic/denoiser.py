@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipsonic.config import DenoiserConfig
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
@@ -44,6 +45,8 @@ class Denoiser(nn.Module):
             nn.Linear(config.embedding_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
         self.null_embedding = nn.Parameter(torch.zeros(config.embedding_dim))
+        if config.frame_attention:
+            self.frame_score = nn.Linear(config.embedding_dim, 1)
 
     def forward(self, noisy: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
         """Predict v = alpha * noise - sigma * clean.
@@ -59,6 +62,23 @@ class Denoiser(nn.Module):
         # Unit-norm rows have coordinates of about 1/sqrt(dim): scale them to unit variance.
         condition = self.embedding_mlp(embedding * math.sqrt(self.config.embedding_dim))
         return self._unfold(self.unet(self._fold(noisy), timestep, class_labels=condition).sample).float()
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Make one embedding of those of a video's frames.
+
+        With `frame_attention` a learned score decides each frame's share (Ilse et al., 2018, equation 7, without its
+        hidden layer); otherwise they are averaged. A single frame stays as it is.
+
+        Args:
+            frames: L2-normalised CLIP embeddings, float32, shape (..., frames, embedding_dim).
+
+        Returns:
+            L2-normalised, float32, shape (..., embedding_dim).
+        """
+        if not self.config.frame_attention:
+            return F.normalize(frames.mean(dim=-2), dim=-1)
+        score = self.frame_score(frames * math.sqrt(self.config.embedding_dim)).float()
+        return F.normalize((score.softmax(dim=-2) * frames).sum(dim=-2), dim=-1)
 
     def normalize(self, mel: Tensor) -> Tensor:
         """Take natural-log mels of any shape into model space (about zero mean and unit variance)."""

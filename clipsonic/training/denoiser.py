@@ -14,10 +14,12 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipsonic.config import Config, DenoiserConfig, MelConfig
+from clipsonic.clap import ClapEncoder
+from clipsonic.clip import ClipEncoder
+from clipsonic.config import ClipConfig, Config, DenoiserConfig, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
-from clipsonic.storage import CONFIG_NAME
+from clipsonic.storage import CONFIG_NAME, write_text
 from clipsonic.training.draws import rows
 from clipsonic.training.features import FrameSoundDataset, load_features
 from clipsonic.training.loop import Task
@@ -26,6 +28,8 @@ from clipsonic.training.samples import write_samples
 from clipsonic.training.whitening import WhitenedLinear
 from clipsonic.vocoder import Vocoder, load_vocoder
 
+FRAMES = ("one", "all")
+CONDITIONS = ("image", "clip-text", "clap-text")
 SAMPLES = 4
 """Sounds rendered to see how training goes."""
 
@@ -49,6 +53,16 @@ class DenoiserTaskConfig(Config):
     """Length of that part."""
     pictures: int = 2
     """Frames of each video that are embedded; one of them is drawn each time the video comes up."""
+    frames: str = "one"
+    """Which of a video's embedded frames condition it: "one" at random, or "all" pooled, by attention if the model's
+    `frame_attention` is set and otherwise by their mean."""
+    condition: str = "image"
+    """What the denoiser is conditioned on: "image", as the paper's model; "clip-text" or "clap-text", its supervised
+    baselines, whose texts are made of the labels."""
+    text_templates: tuple[str, ...] = ("a photo of {}",)
+    """Texts made of a label, one drawn each time the sound comes up."""
+    clap: str = "laion/clap-htsat-unfused"
+    """The CLAP of "clap-text": a hub id or a folder."""
     whiten: bool = False
     """Train behind a map that whitens the embeddings (see `whitening`); the finished model is an ordinary one."""
 
@@ -89,6 +103,11 @@ class DenoiserTask(Task):
         super().__init__()
         if task.crop_share and task.crop_frames % model.frame_multiple:
             raise ConfigError(f"crop_frames is {task.crop_frames}; allowed: multiples of {model.frame_multiple}")
+        for name, allowed in (("frames", FRAMES), ("condition", CONDITIONS)):
+            if (value := getattr(task, name)) not in allowed:
+                raise ConfigError(f"task.{name} is {value!r}; allowed: {', '.join(allowed)}")
+        if model.frame_attention and task.frames != "all":
+            raise ConfigError('model.frame_attention needs task.frames to be "all", or it would never be trained')
         self.config = task
         self.dataset = dataset
         self.vocoder_folder: Path | None = None
@@ -132,11 +151,14 @@ class DenoiserTask(Task):
         return (time * len(self.alphas_cumprod)).long()
 
     def _condition(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
-        """Pick one frame of each video, blur its embedding a little, and drop some conditions; (batch, dim)."""
+        """Pick one frame of each video or pool all, blur a little, and drop some conditions; (batch, dim)."""
         batch, pictures, dim = embeddings.shape
         draw: Any = {"generator": generator, "device": embeddings.device}
-        frame = rows(lambda count: torch.randint(pictures, (count,), **draw), batch, generator)
-        chosen = embeddings[torch.arange(batch, device=embeddings.device), frame]
+        if self.config.frames == "all":
+            chosen = self.denoiser.pool(embeddings)
+        else:
+            frame = rows(lambda count: torch.randint(pictures, (count,), **draw), batch, generator)
+            chosen = embeddings[torch.arange(batch, device=embeddings.device), frame]
         noise = rows(lambda count: torch.randn(count, dim, **draw), batch, generator) * dim**-0.5
         chosen = F.normalize(chosen + self.config.embedding_noise * noise, dim=-1)
         dropped = rows(lambda count: torch.rand(count, 1, **draw), batch, generator) < self.config.condition_drop
@@ -163,6 +185,12 @@ class DenoiserTask(Task):
         finally:
             self.denoiser.embedding_mlp[0] = first
 
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """Parts that are not to be taken from the base: with CLAP in its place, none that belongs to CLIP."""
+        clap = self.config.condition == "clap-text"
+        return ("denoiser", "clip", "prior", "supervised_prior", "audio_clip") if clap else ("denoiser",)
+
     def sample(self, folder: Path, step: int, writer: Any) -> None:
         """Render some of the conditions that are trained on, through the base's vocoder if it has one."""
         if self._vocoder is None and self.vocoder_folder is not None and self.vocoder_folder.is_dir():
@@ -177,6 +205,9 @@ class DenoiserTask(Task):
         with self.folded() as denoiser:
             denoiser.save(folder / "denoiser")
         self.scheduler.save_pretrained(folder / "scheduler")
+        if self.config.condition == "clap-text":
+            size = self.denoiser.config.embedding_dim
+            write_text(folder / "clip" / CONFIG_NAME, ClipConfig(embedding_dim=size, clap=self.config.clap).to_json())
 
 
 def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None = None) -> DenoiserTask:
@@ -195,9 +226,25 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
     model = DenoiserConfig.from_dict(recipe.model)
     init = None if init_from is None else load_initial(init_from / DenoiserTask.part, recipe.model)
     dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
-    result = DenoiserTask(init.config if init else model, task, dataset, recipe.training.seed, init)
+    if task.condition in CONDITIONS[1:]:
+        dataset = _labelled(dataset, task, data, base)
+    size, length = dataset.embeddings.shape[-1], dataset.mels.shape[-1]
+    config = init.config if init else model
+    for name, found, wanted in (("embedding_dim", size, config.embedding_dim), ("frames", length, config.frames)):
+        if found != wanted:
+            raise ConfigError(f"the model's {name} is {wanted}, the data's {found}; set model.{name} in the recipe")
+    result = DenoiserTask(config, task, dataset, recipe.training.seed, init)
     result.vocoder_folder = base / "vocoder"
     return result
+
+
+def _labelled(features: FrameSoundDataset, task: DenoiserTaskConfig, data: Path, base: Path) -> FrameSoundDataset:
+    """Return the sounds with the embeddings of their labels' texts in place of the pictures'."""
+    from clipsonic.training.labelled import text_conditions
+
+    encoder = ClapEncoder.load(task.clap) if task.condition == "clap-text" else ClipEncoder.load(base / "clip")
+    texts = text_conditions(data, "train", encoder.encode_text, task.text_templates)
+    return FrameSoundDataset(features.mels, texts)
 
 
 def load_initial(folder: Path, asked: dict[str, Any]) -> Denoiser:

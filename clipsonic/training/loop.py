@@ -6,7 +6,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ class Task(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the trained part into the model folder `folder`, from the weights as they now are."""
         raise NotImplementedError
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """Parts that are not to be taken from the base."""
+        return (self.part,)
 
     def sample(self, folder: Path, step: int, writer: Any) -> None:
         """Write what the part makes by now into `folder`, and tell TensorBoard's `writer` unless it is None."""
@@ -314,8 +319,8 @@ class _weights_of:  # noqa: N801 - a context manager, used like a function
         self.ema.restore(self.parameters)
 
 
-def copy_other_parts(base: Path, out: Path, trained: str) -> None:
-    """Take every part that was not trained from the model folder `base`, so that `out` is a whole model."""
+def copy_other_parts(base: Path, out: Path, replaced: Sequence[str]) -> None:
+    """Take every part that was not replaced from the model folder `base`, so that `out` is a whole model."""
     for part in (*REQUIRED_PARTS, *OPTIONAL_PARTS):
-        if part != trained and (base / part).is_dir() and (base / part).resolve() != (out / part).resolve():
+        if part not in replaced and (base / part).is_dir() and (base / part).resolve() != (out / part).resolve():
             shutil.copytree(base / part, out / part, dirs_exist_ok=True)

@@ -13,16 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.clip import ClipEncoder
-from clipsonic.config import Config, GenerationSettings, PriorConfig
-from clipsonic.errors import ConfigError
+from clipsonic.config import Config, GenerationSettings, MelConfig, PriorConfig
+from clipsonic.errors import ConfigError, DataError
 from clipsonic.prior import DiffusionPrior
 from clipsonic.training.alignment import modality_gap, retrieval
 from clipsonic.training.captions import EVALUATED
 from clipsonic.training.clip import ClipTaskConfig, PairDataset
 from clipsonic.training.draws import rows
+from clipsonic.training.features import load_features
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
-from clipsonic.training.views import features_of, read_pairs
+from clipsonic.training.views import PictureName, features_of, read_pairs
+
+SOURCES = ("pairs", "corpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,9 @@ class PriorTaskConfig(Config):
     """Captions of each picture."""
     condition_drop: float = 0.1
     """Share of pairs that are trained without a text, for classifier-free guidance."""
+    source: str = "pairs"
+    """Where texts and pictures come from: "pairs", as the paper's PD, or "corpus", whose own names and frames make the
+    supervised prior of the method sd."""
     text_noise: float = 0.3
     """Norm of the Gaussian noise added to the unit-norm text embeddings, so that near texts draw alike."""
 
@@ -57,6 +63,7 @@ class PriorTask(Task):
         """
         super().__init__()
         self.config, self.dataset = task, dataset
+        self.part = "prior" if task.source == "pairs" else "supervised_prior"
         self.prior = DiffusionPrior(model)
         inside = dataset.features.flatten(0, 1).float() * model.scale
         self.prior.transformer.clip_mean.data.copy_(inside.mean(dim=0, keepdim=True))
@@ -114,7 +121,7 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> PriorTask:
 
     Args:
         recipe: Its `model` is a `PriorConfig` without the embedding size, which is CLIP's.
-        data: What `prepare pairs` wrote.
+        data: What `prepare pairs` wrote, or shards if the source is the corpus.
         base: Model folder whose `clip` embeds texts and pictures.
 
     Raises:
@@ -125,11 +132,10 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> PriorTask:
     if base is None:
         raise ConfigError("a prior belongs to a CLIP; name the model folder that has it with --base")
     task = PriorTaskConfig.from_dict(recipe.task)
+    if task.source not in SOURCES:
+        raise ConfigError(f"task.source is {task.source!r}; allowed: {', '.join(SOURCES)}")
     clip = ClipEncoder.load(base / "clip")
-    pairs = [pair for pair in read_pairs(data) if pair.class_index is None]
-    features = features_of(data, pairs, clip.model.visual.trunk, clip.preprocess, task.views)
-    with torch.inference_mode():
-        embeddings = F.normalize(clip.model.visual.head(features.float()), dim=-1).half()
+    pairs, embeddings = (_pairs if task.source == "pairs" else _named_frames)(data, base, clip, task.views)
     torch.manual_seed(recipe.training.seed)
     random.seed(recipe.training.seed)
     chosen = [n for n, pair in enumerate(pairs) if pair.split == "train"]
@@ -139,12 +145,40 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> PriorTask:
     model = PriorConfig.from_dict({"embedding_dim": size, "scale": math.sqrt(size), **recipe.model})
     result = PriorTask(model, task, dataset, _embed(clip, dataset.captions))
     test = [n for n, pair in enumerate(pairs) if pair.split == "test"]
+    if len(test) < 2:
+        return result
     named = {
         name: _embed(clip, [template.format(pairs[n].names[0]) for n in test])
         for name, template in zip(("name", "photo"), EVALUATED, strict=True)
     }
-    result.heldout = (named, embeddings[test, 0].float().clone()) if test else None
+    result.heldout = (named, embeddings[test, 0].float().clone())
     return result
+
+
+def _pairs(data: Path, base: Path, clip: ClipEncoder, views: int) -> tuple[list[PictureName], Tensor]:
+    """Return what `prepare pairs` wrote and its pictures' embeddings, float16, shape (pairs, views, embedding_dim)."""
+    pairs = [pair for pair in read_pairs(data) if pair.class_index is None]
+    features = features_of(data, pairs, clip.model.visual.trunk, clip.preprocess, views)
+    with torch.inference_mode():
+        return pairs, F.normalize(clip.model.visual.head(features.float()), dim=-1).half()
+
+
+def _named_frames(data: Path, base: Path, clip: ClipEncoder, views: int) -> tuple[list[PictureName], Tensor]:
+    """Return the corpus' videos by their labels and their frames' embeddings, as `_pairs` does."""
+    from clipsonic.training.labelled import labels_in_order
+
+    pairs, rows = [], []
+    for split in ("train", "test"):
+        try:
+            labels = labels_in_order(data, split)
+        except DataError:
+            if split == "train":
+                raise
+            continue  # a corpus need not have anything held out
+        rows.append(load_features(data, base / "clip", MelConfig(), pictures=views, split=split).embeddings)
+        named: Any = {"tags": (), "gloss": "", "split": split, "class_index": None}
+        pairs += [PictureName(key=f"{split}-{n}", names=(label,), **named) for n, label in enumerate(labels)]
+    return pairs, torch.cat(rows)
 
 
 def _embed(clip: ClipEncoder, captions: list[str]) -> Tensor:

@@ -20,6 +20,9 @@ class Recipe(Config):
     training: TrainingConfig
     model: dict = field(default_factory=dict)
     task: dict = field(default_factory=dict)
+    parts: dict = field(default_factory=dict)
+    """Parts that a new model takes from elsewhere if no --base is given: "clip" as a `ClipConfig`, "vocoder" and
+    "prior" as a `PartEntry` of a repository on the hub."""
 
     @classmethod
     def find(cls, part: str, name_or_file: str, **training_overrides: Any) -> Recipe:
