@@ -183,7 +183,7 @@ def test_crops_are_of_a_length_the_network_can_halve() -> None:
 
 
 def test_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="mini, tiny"):
+    with pytest.raises(ConfigError, match="mini, music, tiny"):
         Recipe.find("denoiser", "huge")
 
 
