@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipsonic.ui import build_ui, launch_options
+from clipsonic.errors import ClipSonicError
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
@@ -33,12 +34,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 is all (environment: GRADIO_SERVER_NAME)")
     parser.add_argument("--port", type=int, help="port to listen on (environment: GRADIO_SERVER_PORT; first is 7860)")
     parser.add_argument("--share", action="store_true", help="open a public gradio.live address too")
+    parser.add_argument(
+        "--listening-test",
+        type=Path,
+        metavar="SET",
+        help="serve the listening test of this sample set, and nothing else",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve the page; the model is opened when the first visitor asks for a sound."""
     options = parse_arguments(arguments)
+    if options.listening_test:
+        serve_listening_test(options)
+        return
+    from clipsonic.ui import build_ui, launch_options
 
     @cache
     def load() -> ClipSonicPipeline:
@@ -48,6 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     page = build_ui(load, HERE / "examples")
     page.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options())
+
+
+def serve_listening_test(options: argparse.Namespace) -> None:
+    """Serve the listeners' page alone; the answers go into the set's folder."""
+    from clipsonic.listening.server import serve
+
+    try:
+        serve(options.listening_test, options.host, options.port)
+    except ClipSonicError as error:
+        print(f"app.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
