@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsonic.errors import ClipSonicError
+from clipsonic.ui import build_ui, launch_options
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
@@ -49,7 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
     if options.listening_test:
         serve_listening_test(options)
         return
-    from clipsonic.ui import build_ui, launch_options
 
     @cache
     def load() -> ClipSonicPipeline:
