@@ -160,10 +160,9 @@ async function run() {
   if (!session) { await consent(); session = await api.call("session"); }
   if (session.finished) { done(session.code); return; }
   api.flush().catch((error) => say(error.message, true));
-  if (!session.checked) {
-    await volume();
-    if (test.headphones !== "off") await headphones();
-  }
+  const begun = api.waiting.length || session.pages.some((page) => Object.keys(page.answers).length);
+  if (!begun) await volume();
+  if (!session.checked) await headphones();
   await rate(session.pages);
   done(await finish());
 }
