@@ -24,6 +24,7 @@ from fastapi.testclient import TestClient
 from listening_sets import add_picture, build_set
 
 from clipsonic.errors import DataError
+from clipsonic.listening.answers import stored_ratings
 from clipsonic.listening.server import Tests, create_app
 from clipsonic.listening.sessions import RunningTest
 from clipsonic.listening.sounds import bury, headphone_sound, headphone_trials, volume_noise
@@ -70,8 +71,9 @@ def test_a_whole_test(client: TestClient, folder: Path) -> None:
     assert client.post("api/finish", headers=key, json={}).json()["code"] == code
     assert client.get("api/session", headers=key).json()["code"] == code
     assert rate(client, key, sound=pages[0]["sounds"][0]).status_code == 409
-    ratings = RunningTest(folder).ratings()
-    assert len(ratings) == 8 and {r.value for r in ratings} == {4.0} and {r.system for r in ratings} == {"zs", "pd"}
+    answers = stored_ratings(folder / "answers.sqlite")
+    ratings = [rating for rating in answers if rating.purpose == "rating"]
+    assert len(answers) == 14 and len(ratings) == 8 and {r.value for r in ratings} == {4.0} and {r.system for r in ratings} == {"zs", "pd"}
 
 
 @pytest.mark.parametrize("rating", [7, 0, -1, 3.5, "3", None, True, [3], "<b>", 10**40])
@@ -255,7 +257,8 @@ def test_a_killed_server_has_every_answer_it_acknowledged(tmp_path: Path) -> Non
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = "import sys; from clipsonic.listening.server import *; serve(Path(sys.argv[1]), port=int(sys.argv[2]))"
+    program = "import sys; from clipsonic.listening.answers import stored_ratings
+from clipsonic.listening.server import *; serve(Path(sys.argv[1]), port=int(sys.argv[2]))"
     command = [sys.executable, "-c", program, str(folder), str(port)]
     log = tmp_path / "log.txt"
     server = subprocess.Popen(command, cwd=ROOT, stdout=log.open("wb"), stderr=subprocess.STDOUT)

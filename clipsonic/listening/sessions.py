@@ -12,7 +12,6 @@ from typing import Any
 
 from clipsonic.errors import ClipSonicError, DataError
 from clipsonic.listening.design import ANSWERS, DESIGN_FILE, Dealer, TestDesign
-from clipsonic.listening.ratings import Rating
 from clipsonic.listening.sets import ANSWERS as ANSWERS_FILE
 from clipsonic.listening.sets import SUMS, ListeningSet
 from clipsonic.listening.sounds import headphone_sound, headphone_trials, plain_sound, read_whole
@@ -216,10 +215,6 @@ class RunningTest:
             self.store.note(listener, **texts)
         return self.store.finish(listener)
 
-    def ratings(self) -> list[Rating]:
-        """Return the answers that count, as statistics and exports take them; training, gold and traps do not."""
-        return [_rating(row) for row in self.store.table(_RATED)]
-
     def _shown(self, page: KeptPage) -> dict[str, Any]:
         item = self.set.items[page.item]
         return {
@@ -262,35 +257,6 @@ def read_sums(path: Path) -> dict[str, str]:
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; the set is not whole, curate it again") from error
-
-
-_RATED = """
-SELECT listeners.id AS listener, pages.item, pages.position, pages.design, a.stimulus, a.system, answers.scale,
-    answers.rating, answers.seconds, answers.given_at, b.stimulus AS other, b.system AS other_system
-FROM answers JOIN sounds a ON a.id = answers.sound JOIN pages ON pages.id = a.page
-JOIN listeners ON listeners.id = pages.listener
-LEFT JOIN sounds b ON pages.design = 'preference' AND b.page = pages.id AND b.slot = 1
-WHERE pages.purpose = 'rating' ORDER BY listeners.id, pages.position, a.slot, answers.scale
-"""
-
-
-def _rating(row: dict[str, Any]) -> Rating:
-    preference = row["design"] == "preference"
-    value = {1: 1.0, 2: 0.0, 0: 0.5}[row["rating"]] if preference else float(row["rating"])
-    return Rating(
-        listener=f"L{row['listener']:04d}",
-        item=row["item"],
-        stimulus=row["stimulus"],
-        system=row["system"],
-        scale=row["scale"],
-        value=value,
-        design=row["design"],
-        other=row["other"] or "",
-        other_system=row["other_system"] or "",
-        trial=row["position"] + 1,
-        seconds=row["seconds"],
-        at=row["given_at"],
-    )
 
 
 def _find(pages: list[KeptPage], token: Any) -> tuple[KeptPage, KeptSound]:

@@ -17,7 +17,7 @@ export function button(text, onclick, properties = {}) {
 // Shows a screen, and moves the focus of screen readers and keyboards to its heading.
 export function show(...children) {
   const main = document.getElementById("main");
-  main.replaceChildren(...children);
+  main.replaceChildren(...children.filter((child) => child !== null));
   const heading = main.querySelector("h2");
   if (heading) { heading.tabIndex = -1; heading.focus({ preventScroll: true }); }
   scrollTo(0, 0);
