@@ -134,10 +134,11 @@ class RunningTest:
         if sound not in page.rated or given.get("scale") not in page.scales:
             raise Refusal(422, f"this page asks about {', '.join(page.scales)}; answer one of them")
         low, high = ANSWERS[page.design]
-        rating = given.get("rating")
+        rating: Any = given.get("rating")
         if not _whole(rating, low, high):
             raise Refusal(422, f"the rating is {json.dumps(rating)[:40]}; allowed: whole numbers from {low} to {high}")
-        plays, seconds = given.get("plays", 0), given.get("seconds", 0)
+        plays: Any = given.get("plays", 0)
+        seconds: Any = given.get("seconds", 0)
         if not _whole(plays, 0, 10_000) or not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SECONDS:
             raise Refusal(422, "plays or seconds is no sensible number; reload the page")
         if self.design.must_play and not plays:
