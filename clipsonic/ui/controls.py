@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -11,29 +11,53 @@ from gradio.blocks import Block
 
 from clipsonic.config import MAX_PROMPT_LENGTH, SAMPLERS, GenerationSettings
 from clipsonic.ui import words
+from clipsonic.ui.abilities import Abilities
 
 DEFAULTS = GenerationSettings()
 MAX_VARIATIONS = 4
+LONGEST_S = 60
 SHORT_SEEDS = 1_000_000
 """Drawn seeds lie below this, to be noted down easily; a typed one may be any that `GenerationSettings` takes."""
 
+FOR_ANY = (
+    "num_audios",
+    "seed",
+    "duration_s",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "sampler",
+    "candidates",
+)
+FOR_TEXT = (*FOR_ANY, "prior_num_inference_steps", "prior_guidance_scale", "template")
 
-def settings_controls(for_text: bool) -> tuple[dict[str, Block], gr.Checkbox]:
+
+def settings_controls(
+    fields: tuple[str, ...], abilities: Abilities, *, takes: bool = True
+) -> tuple[dict[str, Block], gr.Checkbox]:
     """Make the widgets of one tab inside the current layout.
 
     Args:
-        for_text: Whether to make those that only matter to prompts too.
+        fields: The fields of `GenerationSettings` that matter to the tab.
+        abilities: What the model can do; ranked candidates are only offered if it can rank.
+        takes: Whether several takes can be shown.
 
     Returns:
-        The widgets by the field of `GenerationSettings` that they set, and the lock of the seed.
+        The widgets by the field that they set, and the lock of the seed.
     """
+    left_out = (() if takes else ("num_audios",)) + (() if abilities.scores else ("candidates",))
+    wanted = [name for name in fields if name not in left_out]
+    controls: dict[str, Block] = {}
     with gr.Group():
-        controls: dict[str, Block] = {"num_audios": _variations()}
+        if "num_audios" in wanted:
+            controls["num_audios"] = _number_slider("num_audios")
+        if "duration_s" in wanted:
+            controls["duration_s"] = _number_slider("duration_s")
         controls["seed"], lock = _seed()
     with gr.Accordion(words.MORE_SETTINGS, open=False):
-        controls |= _denoising()
-        if for_text:
-            controls |= _prior()
+        for name in wanted:
+            if name not in controls:
+                controls[name] = _MAKERS[name]() if name in _MAKERS else _number_slider(name)
     return controls, lock
 
 
@@ -52,40 +76,56 @@ def new_seed() -> int:
     return random.randrange(SHORT_SEEDS)
 
 
-def _variations() -> Block:
-    return gr.Slider(1, MAX_VARIATIONS, DEFAULTS.num_audios, step=1, label="Variations", info=words.NUM_AUDIOS)
+_RANGES: dict[str, tuple[float, float, float]] = {
+    "num_audios": (1, MAX_VARIATIONS, 1),
+    "duration_s": (0, LONGEST_S, 0.5),
+    "num_inference_steps": (1, 200, 1),
+    "guidance_scale": (0, 15, 0.1),
+    "prior_num_inference_steps": (1, 100, 1),
+    "prior_guidance_scale": (0, 10, 0.1),
+    "candidates": (1, 8, 1),
+    "morph": (0, 1, 0.05),
+}
+
+
+def _number_slider(name: str) -> Block:
+    low, high, step = _RANGES[name]
+    label, info = words.CONTROLS[name]
+    return gr.Slider(low, high, getattr(DEFAULTS, name), step=step, label=label, info=info)
+
+
+def morph_slider(words_of: tuple[str, str]) -> Block:
+    """Make the slider of `morph` with a label and an explanation of its own."""
+    low, high, step = _RANGES["morph"]
+    return gr.Slider(low, high, DEFAULTS.morph, step=step, label=words_of[0], info=words_of[1])
 
 
 def _seed() -> tuple[Block, gr.Checkbox]:
-    """Make the seed, its lock and its dice; the dice and typing lock it, or the next click would replace it."""
+    """Make the seed and its lock; typing a seed locks it, or the next click would replace it."""
+    label, info = words.CONTROLS["seed"]
     with gr.Row(equal_height=True):
-        seed = gr.Number(DEFAULTS.seed, precision=0, minimum=0, label="Seed", info=words.SEED, min_width=130)
-        with gr.Column(min_width=130):
-            lock = gr.Checkbox(False, label="🔒 Keep this seed", info=words.LOCK)
-            dice = gr.Button("🎲 New seed", size="sm")
-    quietly: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-    dice.click(lambda: (new_seed(), True), None, [seed, lock], **quietly)
-    seed.input(lambda: True, None, lock, **quietly)
+        seed = gr.Number(DEFAULTS.seed, precision=0, minimum=0, label=label, info=info, min_width=130)
+        lock = gr.Checkbox(False, label=words.LOCK[0], info=words.LOCK[1], min_width=130)
+    seed.input(lambda: True, None, lock, show_progress="hidden", queue=False, api_visibility="private")
     return seed, lock
 
 
-def _denoising() -> dict[str, Block]:
-    steps, guidance = DEFAULTS.num_inference_steps, DEFAULTS.guidance_scale
-    samplers = [(words.SAMPLER_NAMES.get(name, name), name) for name in SAMPLERS]
-    return {
-        "num_inference_steps": gr.Slider(1, 200, steps, step=1, label="Steps", info=words.NUM_INFERENCE_STEPS),
-        "guidance_scale": gr.Slider(0, 15, guidance, step=0.1, label="Guidance", info=words.GUIDANCE_SCALE),
-        "negative_prompt": gr.Textbox(
-            DEFAULTS.negative_prompt, label="Keep away from", info=words.NEGATIVE_PROMPT, max_length=MAX_PROMPT_LENGTH
-        ),
-        "sampler": gr.Dropdown(samplers, value=DEFAULTS.sampler, label="Sampler", info=words.SAMPLER, filterable=False),
-    }
+def _sampler() -> Block:
+    label, info = words.CONTROLS["sampler"]
+    choices = [(words.SAMPLER_NAMES.get(name, name), name) for name in SAMPLERS]
+    return gr.Dropdown(choices, value=DEFAULTS.sampler, label=label, info=info, filterable=False)
 
 
-def _prior() -> dict[str, Block]:
-    steps, guidance = DEFAULTS.prior_num_inference_steps, DEFAULTS.prior_guidance_scale
-    return {
-        "prior_num_inference_steps": gr.Slider(1, 100, steps, step=1, label="Prior steps", info=words.PRIOR_STEPS),
-        "prior_guidance_scale": gr.Slider(0, 10, guidance, step=0.1, label="Prior guidance", info=words.PRIOR_GUIDANCE),
-        "template": gr.Textbox(DEFAULTS.template, label="Caption template", info=words.TEMPLATE),
-    }
+def _text(name: str) -> Callable[[], Block]:
+    def make() -> Block:
+        label, info = words.CONTROLS[name]
+        return gr.Textbox(getattr(DEFAULTS, name), label=label, info=info, max_length=MAX_PROMPT_LENGTH)
+
+    return make
+
+
+_MAKERS: dict[str, Callable[[], Block]] = {
+    "sampler": _sampler,
+    "negative_prompt": _text("negative_prompt"),
+    "template": _text("template"),
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,17 +13,16 @@ from gradio.blocks import Block
 
 from clipsonic.config import GenerationSettings, MelConfig
 from clipsonic.errors import Cancelled, ClipSonicError
-from clipsonic.ui import words
+from clipsonic.ui import cards, words
+from clipsonic.ui.asking import Ask
 from clipsonic.ui.controls import read_settings
-from clipsonic.ui.results import Results, Updates, facts, message, write_sounds
+from clipsonic.ui.ready import ReadyMade
+from clipsonic.ui.results import Results, Updates, message
 from clipsonic.ui.runs import Report, Runs, end_if, watch
 from clipsonic.ui.zerogpu import on_gpu
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicOutput, ClipSonicPipeline
-
-TEXT_METHODS = ("zs", "pd")
-IMAGE_METHODS = ("iq",)
 
 
 class Studio:
@@ -42,7 +41,7 @@ class Studio:
 
         Args:
             visitor: Whose run this is; see `stop`.
-            query: `{"prompt": text}` or `{"image": path}`, as the pipeline takes it.
+            query: What to make sounds of, by the pipeline's own names, such as `{"prompt": text}`.
             settings: What to do.
 
         Raises:
@@ -59,6 +58,10 @@ class Studio:
     def mel(self) -> MelConfig:
         """Return the mel settings of the model."""
         return self._load().folder.index.mel
+
+    def model_sha256(self) -> str:
+        """Return what stands for the model's weights."""
+        return self._load().folder.sha256
 
     def stop(self, visitor: str) -> None:
         """Stop the visitor's runs within a step."""
@@ -79,19 +82,19 @@ class Studio:
 class Tab:
     """The events of one tab."""
 
-    def __init__(self, studio: Studio, kind: str, seed: Block, results: Results) -> None:
+    def __init__(
+        self, studio: Studio, ask: Ask, seed: Block, results: Results, ready: ReadyMade | None = None
+    ) -> None:
         """Join the parts of a tab.
 
         Args:
             studio: Where runs happen.
-            kind: "prompt" or "image", the argument of the pipeline that the query goes to.
+            ask: How the tab's widgets make a query.
             seed: The widget that shows the seed used.
-            results: Where sounds are shown; its methods are those the tab asks for.
+            results: Where sounds are shown.
+            ready: Sounds of the examples that were made beforehand.
         """
-        self._studio = studio
-        self._kind = kind
-        self._seed = seed
-        self._results = results
+        self._studio, self._ask, self._seed, self._results, self._ready = studio, ask, seed, results, ready
 
     @property
     def outputs(self) -> list[Block]:
@@ -103,97 +106,67 @@ class Tab:
         """The line that says how far a run is."""
         return self._results.status
 
-    def generate(self, query: Any, keep_seed: bool, request: gr.Request, **values: Any) -> Iterator[Updates]:
+    def generate(self, keep_seed: bool, request: gr.Request, **values: Any) -> Iterator[Updates]:
         """Turn the widgets' values, as the browser sent them, into sounds; the page is kept up to date on the way."""
         try:
-            settings = read_settings(self._results.methods, keep_seed, values)
-            yield self._results.begin(settings.num_audios) | {self._seed: settings.seed}
-            for event in self._studio.run(visitor_of(request), {self._kind: path_or_text(query)}, settings):
-                yield from self._show(event)
+            query, settings = self._read(keep_seed, values)
+            order = cards.places(query, settings.methods, settings.num_audios)
+            value = cards.empty(order)
+            yield self._results.begin(value) | {self._seed: settings.seed}
+            for event in self._studio.run(visitor_of(request), query, settings):
+                yield from self._show(event, value, order)
         except Cancelled:
             yield {self.status: message(words.STOPPED)}
         except ClipSonicError as error:
             yield {self.status: message(str(error))}
             raise in_page(error) from error
 
+    def reroll(self, request: gr.Request, **values: Any) -> Iterator[Updates]:
+        """Do the same with a new seed, whether or not the seed is locked."""
+        yield from self.generate(False, request, **values)
+
+    def example(self, keep_seed: bool, request: gr.Request, **values: Any) -> Iterator[Updates]:
+        """Show an example's sounds at once if this model made them with these settings, and make them otherwise."""
+        try:
+            query, settings = self._read(keep_seed, values)
+            seed = settings.seed if keep_seed else None
+            found = self._ready and self._ready.find(query, settings, seed, self._studio.model_sha256())
+        except ClipSonicError:
+            found = None  # `generate` says what is wrong
+        if not found:
+            yield from self.generate(keep_seed, request, **values)
+            return
+        with TemporaryDirectory() as folder:
+            value = found.value(self._studio.mel(), Path(folder), more=self._results.more)
+            yield self._results.show_ready_made(value) | {self._seed: found.seed}
+
     def stop(self, request: gr.Request) -> Updates:
         """Stop this visitor's runs."""
         self._studio.stop(visitor_of(request))
         return {self.status: message(words.STOPPED)}
 
-    def _show(self, event: Report | ClipSonicOutput) -> Iterator[Updates]:
+    def _read(self, keep_seed: bool, values: Mapping[str, Any]) -> tuple[dict[str, Any], GenerationSettings]:
+        asked = {name: values[name] for name in self._ask.names}
+        query, methods = self._ask.read(asked)
+        settings = {name: value for name, value in values.items() if name not in asked}
+        return query, read_settings(methods, keep_seed, settings)
+
+    def _show(
+        self, event: Report | ClipSonicOutput, value: cards.Value, order: Sequence[cards.Place]
+    ) -> Iterator[Updates]:
+        mel = self._studio.mel()
         if isinstance(event, Report):
-            yield self._results.report(event, self._studio.mel())
+            yield self._results.report(event, value, order, mel)
             return
         with TemporaryDirectory() as folder:  # Gradio copies what it serves while the generator waits
-            yield self._results.show(event, self._studio.mel(), Path(folder))
-
-
-class Api:
-    """The endpoints for programs; their names and defaults are those of `GenerationSettings`."""
-
-    def __init__(self, studio: Studio) -> None:
-        """Remember where runs happen."""
-        self._studio = studio
-
-    def text_to_audio(
-        self, prompt: Any, request: gr.Request, **settings: Any
-    ) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Turn a text into sounds: for each variation the zero-shot (zs) and then the diffusion-prior (pd) rendering.
-
-        Both start from the same noise. The same seed and settings give the same sounds.
-
-        Args:
-            prompt: What to hear, such as "a dog barking"; at most 500 characters.
-            request: The caller.
-            **settings: Fields of `GenerationSettings`.
-
-        Returns:
-            The wav files, which carry prompt, method, seed, settings and model as tags, and how they were made:
-            model, settings, seconds taken and for each file its method and seed.
-        """
-        yield from self._sounds({"prompt": prompt}, TEXT_METHODS, request, settings)
-
-    def image_to_audio(
-        self, image: Any, request: gr.Request, **settings: Any
-    ) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Turn a picture into sounds: one for each variation (method iq).
-
-        The same seed and settings give the same sounds.
-
-        Args:
-            image: A picture file.
-            request: The caller.
-            **settings: Fields of `GenerationSettings`.
-
-        Returns:
-            The wav files, which carry picture name, method, seed, settings and model as tags, and how they were made:
-            model, settings, seconds taken and for each file its method and seed.
-        """
-        yield from self._sounds({"image": path_or_text(image)}, IMAGE_METHODS, request, settings)
-
-    def _sounds(
-        self, query: dict[str, Any], methods: tuple[str, ...], request: gr.Request, values: dict[str, Any]
-    ) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        try:
-            settings = read_settings(methods, True, values)
-            events = self._studio.run(visitor_of(request), query, settings)
-            (output,) = (event for event in events if not isinstance(event, Report))
-            with TemporaryDirectory() as folder:  # Gradio copies what it serves while the generator waits
-                paths = write_sounds(output, Path(folder))
-                yield [str(path) for path in paths], facts(output, paths)
-        except ClipSonicError as error:
-            raise in_page(error) from error
+            paths = cards.write_sounds(event, Path(folder))
+            value = cards.sounds(event, order, paths, mel, more=self._results.more)
+            yield self._results.show(event, self._ask.finish(value, event, Path(folder)), paths)
 
 
 def visitor_of(request: gr.Request) -> str:
     """Return what tells one open page from another."""
     return request.session_hash or "anonymous"
-
-
-def path_or_text(query: Any) -> Any:
-    """Return the path of an uploaded file, which Gradio has seen to be one, and anything else as it is."""
-    return query["path"] if isinstance(query, dict) else query
 
 
 def in_page(error: ClipSonicError) -> gr.Error:

@@ -1,8 +1,9 @@
-"""The page: two tabs that differ only in their query, and the endpoints for programs."""
+"""The page: one tab for each kind of query, the history, and the endpoints for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,43 +11,45 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
-from clipsonic.config import MAX_PROMPT_LENGTH
+from clipsonic.config import GenerationSettings
+from clipsonic.errors import DataError
+from clipsonic.examples import ExampleSounds
 from clipsonic.ui import words
-from clipsonic.ui.controls import settings_controls
-from clipsonic.ui.handlers import IMAGE_METHODS, TEXT_METHODS, Api, Studio, Tab, visitor_of
-from clipsonic.ui.results import Results
-from clipsonic.ui.theme import CSS, theme
+from clipsonic.ui.abilities import Abilities
+from clipsonic.ui.api import Api
+from clipsonic.ui.handlers import Studio, visitor_of
+from clipsonic.ui.ready import ReadyMade
+from clipsonic.ui.restore import Restore
+from clipsonic.ui.stage import ASSETS, History
+from clipsonic.ui.tabs import GENERATION, Builder, Filled
+from clipsonic.ui.theme import theme
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 QUEUE = 32
 """Visitors who may wait; whoever comes later is told to try again."""
-LARGEST_UPLOAD = "20mb"
+LARGEST_UPLOAD = "100mb"
 CLEAN_EVERY_S = 3600
 KEEP_FILES_S = 24 * 3600
-GENERATION: dict[str, Any] = {
-    # One run at a time, whoever asks: a run takes the whole machine.
-    "concurrency_id": "generation",
-    "concurrency_limit": 1,
-    # Values come as they were sent: `GenerationSettings` and `media` check them, whose messages say what is allowed.
-    "preprocess": False,
-}
+DEFAULTS = GenerationSettings()
 
 
-def build_ui(load: Callable[[], ClipSonicPipeline], examples: Path | None = None) -> gr.Blocks:
+def build_ui(
+    load: Callable[[], ClipSonicPipeline], examples: Path | None = None, abilities: Abilities | None = None
+) -> gr.Blocks:
     """Lay out the page without loading any model.
 
     Args:
         load: Returns the pipeline, always the same; first called when the first sound is asked for.
-        examples: Folder with `prompts.txt` (one a line) and `pictures/`; without it there are no examples.
+        examples: Folder with `prompts.txt` (one a line), `pictures/` and `sounds/`; without it there are no examples.
+        abilities: What the model can do; nothing else is offered.
 
     Returns:
         The page with its queue; start it with `.launch(**launch_options())`.
     """
-    studio = Studio(load)
-    api = Api(studio)
+    studio, abilities = Studio(load), abilities or Abilities()
+    build = Builder(studio, abilities, examples, _ready_made(examples))
 
     def leave(request: gr.Request) -> None:
         studio.stop(visitor_of(request))
@@ -55,14 +58,20 @@ def build_ui(load: Callable[[], ClipSonicPipeline], examples: Path | None = None
         title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)
     ) as page:
         gr.Markdown(words.INTRO, elem_classes="intro")
-        with gr.Tab("Text"):
-            prompt, controls = _fill_tab(studio, "prompt", _prompt, TEXT_METHODS, read_prompts(examples))
-            _publish(api.text_to_audio, prompt, controls)
-        with gr.Tab("Image"):
-            picture, controls = _fill_tab(studio, "image", _picture, IMAGE_METHODS, list_pictures(examples))
-            _publish(api.image_to_audio, picture, controls)
+        with gr.Tabs() as tabs:
+            filled = _lay_out(build, abilities)
+        gr.HTML(words.KEYS)
+        with gr.Accordion(words.HISTORY, open=False):
+            History()
+        restore = Restore(filled["prompt"], tabs)
+        with gr.Accordion(words.RESTORE[0], open=False):
+            restore.from_file()
         with gr.Accordion(words.WHAT_IS_THIS, open=False):
             gr.Markdown(words.EXPLANATION, elem_classes="explanation")
+        restore.from_link(page)
+        if "audio" in filled:
+            restore.more_like_this(filled)
+        _publish_all(Api(studio, abilities.methods), filled)
         page.unload(leave)
     return page.queue(max_size=QUEUE)
 
@@ -71,90 +80,61 @@ def launch_options() -> dict[str, Any]:
     """Return what `launch` needs beside host and port: the looks and the limits."""
     return {
         "theme": theme(),
-        "css": CSS,
+        "css": (ASSETS / "studio.css").read_text(encoding="utf-8"),
         "footer_links": ["api", "settings"],
+        "run_history": False,  # the page has its own, which plays the sounds again
+        "mcp_server": find_spec("mcp") is not None,
         "max_file_size": LARGEST_UPLOAD,
         "ssr_mode": False,
     }
 
 
-def read_prompts(examples: Path | None) -> list[str]:
-    """Return the example prompts, none if there is no such file."""
-    path = examples / "prompts.txt" if examples else None
-    return path.read_text(encoding="utf-8").splitlines() if path and path.is_file() else []
+def _lay_out(build: Builder, abilities: Abilities) -> dict[str, Filled]:
+    """Make the tabs that the model has something to offer for."""
+    makers: dict[str, tuple[str, Callable[[], Filled]]] = {
+        "prompt": ("Text", build.text),
+        "image": ("Image", build.image),
+        "video": ("Video", build.video),
+        "audio": ("Sound", build.sound),
+        "compare": ("Compare", build.compare),
+        "morph": ("Morph", build.morph),
+    }
+    if "aq" not in abilities.methods:
+        del makers["audio"]
+    filled = {}
+    for name, (title, make) in makers.items():
+        with gr.Tab(title, id=name):
+            filled[name] = make()
+    return filled
 
 
-def list_pictures(examples: Path | None) -> list[str]:
-    """Return the paths of the example pictures in the order of their names, none if there is no such folder."""
-    folder = examples / "pictures" if examples else None
-    paths = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    return [str(path) for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
+def _ready_made(examples: Path | None) -> ReadyMade | None:
+    try:
+        sounds = ExampleSounds.read(examples / "sounds") if examples else None
+    except DataError as error:
+        print(f"clipsonic: {error}")
+        return None
+    return ReadyMade(sounds) if sounds else None
 
 
-def _fill_tab(
-    studio: Studio, kind: str, make_query: Callable[[], Component], methods: tuple[str, ...], examples: list[str]
-) -> tuple[Component, dict[str, Block]]:
-    """Lay out and connect a tab: the query and its settings on the left, the sounds on the right.
-
-    Returns:
-        The widgets of the query and, by field, of the settings.
-    """
-    with gr.Row(elem_classes="halves"):
-        with gr.Column(scale=2, min_width=320, elem_classes="left"):
-            with gr.Column():
-                query = make_query()
-                with gr.Row():
-                    go = gr.Button("Generate", variant="primary", scale=3, elem_id=f"{kind}-generate")
-                    stop = gr.Button("Stop", scale=1, min_width=90, elem_id=f"{kind}-stop")
-                triggers = [go.click, *_other_triggers(query, examples)]
-            with gr.Column(elem_classes="settings"):
-                controls, lock = settings_controls(for_text=kind == "prompt")
-        with gr.Column(scale=3, min_width=320, elem_classes="right"):
-            results = Results(methods)
-    tab = Tab(studio, kind, controls["seed"], results)
-    _connect(tab, triggers, stop, [query, lock], controls)
-    return query, controls
-
-
-def _prompt() -> Component:
-    return gr.Textbox(
-        label="What should it sound like?",
-        placeholder="a dog barking",
-        max_length=MAX_PROMPT_LENGTH,
-        autofocus=True,
-        elem_id="prompt",
-    )
-
-
-def _picture() -> Component:
-    sources: Any = ["upload", "clipboard", "webcam"]
-    return gr.Image(label="What does this sound like?", sources=sources, buttons=[], height=260, elem_id="picture")
-
-
-def _other_triggers(query: Component, examples: list[str]) -> list[Callable[..., Any]]:
-    """Make the examples, and return what starts a run beside the button: Enter, or an example once it is filled in."""
-    triggers = [query.submit] if isinstance(query, gr.Textbox) else []
-    if examples:
-        with gr.Column(elem_classes="examples"):
-            shown = gr.Examples(examples, query, label=words.EXAMPLES, examples_per_page=24, api_visibility="private")
-        triggers.append(shown.load_input_event.then)
-    return triggers
-
-
-def _connect(
-    tab: Tab, triggers: list[Callable[..., Any]], stop: gr.Button, inputs: list[Component], controls: dict[str, Block]
-) -> None:
-    shown: dict[str, Any] = {"outputs": tab.outputs, "show_progress": "minimal", "show_progress_on": tab.status}
-    runs: list[Any] = [
-        trigger(tab.generate, inputs=inputs, inputs_kwargs=controls, api_visibility="private", **shown, **GENERATION)
-        for trigger in triggers
-    ]
-    # What waits in the queue is cancelled by Gradio, what runs stops by itself.
-    stop.click(tab.stop, None, tab.outputs, cancels=runs, queue=False, show_progress="hidden", api_visibility="private")
+def _publish_all(api: Api, filled: dict[str, Filled]) -> None:
+    """Offer the endpoints; their parameters have the widgets' initial values for defaults."""
+    toward: dict[str, Block] = {
+        "toward": gr.Textbox("", label="Toward", info="A text to morph towards", visible=False),
+        "morph": gr.Slider(0, 1, DEFAULTS.morph, label="Morph", info="How far: 0 not at all, 1 all the way", visible=False),
+    }
+    for name, endpoint in {
+        "prompt": api.text_to_audio,
+        "image": api.image_to_audio,
+        "video": api.video_to_audio,
+        "audio": api.audio_to_audio,
+    }.items():
+        if name in filled:
+            tab = filled[name]
+            _publish(endpoint, tab.query[name], tab.controls | toward)
 
 
 def _publish(endpoint: Callable[..., Any], query: Component, controls: dict[str, Block]) -> None:
-    """Offer an endpoint whose parameters have the widgets' initial values for defaults."""
     outputs = [
         gr.File(label="Sounds", file_count="multiple", visible=False),
         gr.JSON(label="How they were made", visible=False),

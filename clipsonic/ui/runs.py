@@ -65,12 +65,14 @@ class Report:
         step: How many steps of the stage are done.
         total: How many there are.
         preview: Now and then the log-mels as they stand, natural log, float32, shape (clips, n_mels, frames).
+        left_s: Seconds that the rest of this stage will take, judged by what is done of it.
     """
 
     stage: str
     step: int
     total: int
     preview: np.ndarray | None = None
+    left_s: float | None = None
 
 
 def watch(
@@ -111,6 +113,7 @@ def end_if(stop: Event) -> None:
 
 def _reporter(reports: SimpleQueue[Report | None], stop: Event) -> Callable[[Progress], None]:
     last_preview = monotonic()
+    began: dict[str, tuple[float, int]] = {}
 
     def report(progress: Progress) -> None:
         nonlocal last_preview
@@ -118,7 +121,10 @@ def _reporter(reports: SimpleQueue[Report | None], stop: Event) -> Callable[[Pro
         preview = None
         if progress.preview is not None and monotonic() - last_preview > PREVIEW_EVERY_S:
             preview, last_preview = progress.preview(), monotonic()
-        reports.put(Report(progress.stage, progress.step, progress.total, preview))
+        start, first = began.setdefault(progress.stage, (monotonic(), progress.step))
+        done = progress.step - first
+        left_s = (monotonic() - start) / done * (progress.total - progress.step) if done > 1 else None
+        reports.put(Report(progress.stage, progress.step, progress.total, preview, left_s))
 
     return report
 

@@ -6,7 +6,7 @@ TITLE = "CLIPSonic: sounds from words and pictures"
 
 INTRO = """
 # CLIPSonic
-Sounds from words and pictures, learnt without a single text–sound pair: only by watching videos.
+Sounds from words, pictures and videos, learnt without a single text–sound pair: only by watching videos.
 """
 
 EXPLANATION = """
@@ -29,27 +29,67 @@ The picture of a sound, its *spectrogram*, shows time from left to right and pit
 Models](https://arxiv.org/abs/2306.09635), WASPAA 2023.*
 """
 
-MORE_SETTINGS = "More settings"
+MORE_SETTINGS = "Advanced"
 WHAT_IS_THIS = "What am I hearing?"
-EXAMPLES = "Or try one of these"
-DETAILS = "What these were made with"
+EXAMPLES = "Or try one of these: they play at once"
+HISTORY = "History"
+RESTORE = ("Load settings from a file", "Drop a sound that was saved here: its words, seed and settings come back.")
+KEYS = """<p class="keys"><kbd>Enter</kbd> generate · <kbd>Space</kbd> play or pause · <kbd>A</kbd> / <kbd>B</kbd> hear
+one or the other from the same moment on · <kbd>R</kbd> re-roll</p>"""
 
 METHODS = {
     "iq": ("Picture query", "IQ", "your picture, straight in"),
     "zs": ("Zero-shot", "ZS", "your words, taken for a picture"),
     "pd": ("Diffusion prior", "PD", "a picture imagined from your words"),
+    "sd": ("Supervised prior", "SD", "a picture imagined by a prior that was told names"),
+    "aq": ("Sound query", "AQ", "your sound, taken for a picture"),
+}
+SCORE = "How well the sound fits what was asked for, by the model's own ear: a cosine, 1 at best."
+
+PROMPT = ("What should it sound like?", "a dog barking")
+PICTURE = "What does this sound like?"
+VIDEO = "What should this video sound like?"
+SOUND = "More like this sound"
+SOUND_TOWARD = ("… but with something of", "Words to mix in; leave empty for none.")
+SOUND_MORPH = ("How much of the words", "0 is your sound alone, 1 the words alone.")
+MORPH_FROM = ("From", "a dog barking")
+MORPH_TOWARD = ("To", "church bells ringing")
+MORPH_PICTURE = "… or to a picture"
+MORPH = ("Where between the two", "0 is the first, 1 the second; between them the query goes along the arc that joins them.")
+COMPARE = "Any two ways from a query to a sound, from the same noise: whatever differs is due to the query."
+COMPARE_SIDES = (("Side A", "How the first sound is asked for."), ("Side B", "How the second sound is asked for."))
+COMPARE_QUERY = {
+    "prompt": ("Words", "a dog barking"),
+    "image": "Picture, for a picture query",
+    "audio": "Sound, for a sound query",
 }
 
-NUM_AUDIOS = "How many different takes to make."
-SEED = "Same seed and settings, same sound."
-LOCK = "Off: a new one each time."
-NUM_INFERENCE_STEPS = "Small steps from noise to sound. More take longer and are mostly cleaner."
-GUIDANCE_SCALE = "How closely the sound sticks to the query: 1 loosely, 3 clearly; far above that, harshly."
-NEGATIVE_PROMPT = "Something the sound should not be like, such as: music. Works with a guidance above 1."
-SAMPLER = "The recipe for the steps."
-PRIOR_STEPS = "Steps in which the diffusion prior imagines a picture. Changes PD alone."
-PRIOR_GUIDANCE = "How closely that picture sticks to your words. Changes PD alone."
-TEMPLATE = "CLIP knows captions best, so your words are put into one, where the {} is."
+CONTROLS = {
+    "num_audios": ("Takes", "How many different ones to make."),
+    "duration_s": ("Length in seconds", "0 is the model's own length, about 4 seconds. Longer takes longer to make."),
+    "seed": ("Seed", "Same seed and settings, same sound."),
+    "num_inference_steps": ("Steps", "Small steps from noise to sound. More take longer and are mostly cleaner."),
+    "guidance_scale": (
+        "Guidance",
+        "How closely the sound sticks to the query: 1 loosely, 3 clearly; far above that, harshly.",
+    ),
+    "negative_prompt": (
+        "Keep away from",
+        "Something the sound should not be like, such as: music. Works with a guidance other than 1.",
+    ),
+    "sampler": ("Sampler", "The recipe for the steps."),
+    "prior_num_inference_steps": (
+        "Prior steps",
+        "Steps in which the diffusion prior imagines a picture. Changes PD alone.",
+    ),
+    "prior_guidance_scale": ("Prior guidance", "How closely that picture sticks to your words. Changes PD alone."),
+    "template": ("Caption template", "CLIP knows captions best, so your words are put into one, where the {} is."),
+    "candidates": (
+        "Candidates",
+        "So many sounds are made for each one shown; the one with the best Clip-Score is kept.",
+    ),
+}
+LOCK = ("Keep this seed", "Off: a new one each time.")
 
 SAMPLER_NAMES = {
     "dpmpp-2m": "DPM-Solver++ 2M: good after 20 steps",
@@ -67,11 +107,20 @@ STAGES = {
     "prior": "Imagining a picture",
     "denoising": "Carving sound out of noise",
     "vocoder": "Making it audible",
+    "scoring": "Listening to what came out",
 }
-PARTS = {"clip": "CLIP", "denoiser": "the denoiser", "prior": "the diffusion prior", "vocoder": "the vocoder"}
+PARTS = {
+    "clip": "CLIP",
+    "denoiser": "the denoiser",
+    "prior": "the diffusion prior",
+    "supervised_prior": "the supervised prior",
+    "vocoder": "the vocoder",
+    "audio_clip": "the ear",
+}
 
 STOPPED = "Stopped. Nothing more is being made."
 READY = "Press Generate, or try one of the examples."
+READY_MADE = "Made beforehand with these very settings. Press Generate for a new one."
 
 
 def stage_name(stage: str) -> str:
@@ -80,3 +129,8 @@ def stage_name(stage: str) -> str:
     if part != stage:
         return f"Loading {PARTS.get(part, f'the {part}')} (only before the first sound)"
     return STAGES.get(stage, stage.capitalize())
+
+
+def time_left(seconds: float) -> str:
+    """Return a time to wait in a visitor's words; fractions of a second would only flicker."""
+    return f"about {max(1, round(seconds))} s left" if seconds < 90 else f"about {round(seconds / 60)} min left"
