@@ -158,8 +158,6 @@ def _write(folder: Path, suffix: str, output: ClipSonicOutput) -> list[ExampleSo
     return sounds
 
 
-def _write_manifest(
-    folder: Path, model_sha256: str, settings: dict[str, Any], sounds: Sequence[ExampleSound]
-) -> None:
+def _write_manifest(folder: Path, model_sha256: str, settings: dict[str, Any], sounds: Sequence[ExampleSound]) -> None:
     values = {"model_sha256": model_sha256, "settings": settings, "sounds": [vars(sound) for sound in sounds]}
     write_text(folder / MANIFEST_NAME, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

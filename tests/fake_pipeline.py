@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,36 +12,40 @@ import numpy as np
 import torch
 
 from clipsonic.audio import log_mel
-from clipsonic.config import GenerationSettings, MelConfig
+from clipsonic.config import METHODS, GenerationSettings, MelConfig
 from clipsonic.errors import PromptError
 from clipsonic.media import open_picture
 from clipsonic.pipeline import ClipSonicAudio, ClipSonicOutput, Progress
 
 MEL = MelConfig()
+FITTING = {"prompt": ("zs", "pd", "sd"), "image": ("iq",), "video": ("iq",), "audio": ("aq",)}
 SAMPLES = 352 * MEL.hop_length
 
 
 class FakePipeline:
     """Answers a query with tones whose pitch depends on the query, the method and every setting."""
 
-    def __init__(self, seconds_a_step: float = 0.0) -> None:
-        self.folder = SimpleNamespace(index=SimpleNamespace(mel=MEL))
+    def __init__(self, seconds_a_step: float = 0.0, methods: tuple[str, ...] = METHODS) -> None:
+        self.folder = SimpleNamespace(index=SimpleNamespace(mel=MEL), sha256="0" * 64)
+        self.methods = methods
         self.seconds_a_step = seconds_a_step
         self.calls: list[GenerationSettings] = []
+        self.queries: list[dict[str, Any]] = []
         self.steps = 0
         self.stopped = 0
 
-    def __call__(self, prompt=None, image=None, *, settings: GenerationSettings, callback: Any) -> ClipSonicOutput:
+    def __call__(self, *, settings: GenerationSettings, callback: Any, **query: Any) -> ClipSonicOutput:
         self.calls.append(settings)
-        if not (prompt or image):
+        self.queries.append(query)
+        toward = query.pop("toward", None)
+        if not any(query.values()):
             raise PromptError("the prompt is empty; say what you want to hear")
-        name = image.rsplit("/", 1)[-1] if image else None
-        picture = open_picture(image).tobytes() if image else b""
         audios = [
-            self._audio(prompt, name, method, settings.seed + variation, settings, picture)
+            self._audio(kind, asked, toward, method, settings.seed + variation, settings)
+            for kind, asked in query.items()
             for variation in range(settings.num_audios)
             for method in settings.methods
-            if (method == "iq") == bool(image)
+            if method in FITTING[kind]
         ]
         try:
             self._report(settings.num_inference_steps, np.stack([audio.mel for audio in audios]), callback)
@@ -56,16 +61,22 @@ class FakePipeline:
             model_sha256="0" * 64,
         )
 
-    def _audio(self, prompt, image, method, seed, settings, picture) -> ClipSonicAudio:
-        key = repr((prompt, method, seed, settings.to_dict() | {"seed": seed, "num_audios": 1})).encode() + picture
-        hertz = 200 + zlib.crc32(key) % 3000
-        seconds = torch.arange(SAMPLES) / MEL.sample_rate
+    def _audio(self, kind, asked, toward, method, seed, settings) -> ClipSonicAudio:
+        content = Path(asked).read_bytes() if kind != "prompt" else b""
+        if kind == "image":
+            open_picture(asked)
+        named = {kind: asked if kind == "prompt" else Path(asked).name}
+        key = repr((named, str(toward), method, seed, settings.to_dict() | {"seed": seed, "num_audios": 1})).encode()
+        hertz = 200 + zlib.crc32(key + content) % 3000
+        samples = SAMPLES if not settings.duration_s else round(settings.duration_s * MEL.sample_rate)
+        seconds = torch.arange(samples) / MEL.sample_rate
         wave = 0.4 * torch.sin(2 * torch.pi * hertz * seconds) * torch.exp(-seconds)
         return ClipSonicAudio(
             method=method,
-            prompt=prompt,
-            image=image,
+            **({"prompt": None, "image": None} | named),
+            toward=None if toward is None else str(toward),
             seed=seed,
+            score=0.25 if "aq" in self.methods else None,
             waveform=wave.numpy(),
             mel=log_mel(wave, MEL).numpy(),
             embedding=np.zeros(4, np.float32),

@@ -82,9 +82,7 @@ class Studio:
 class Tab:
     """The events of one tab."""
 
-    def __init__(
-        self, studio: Studio, ask: Ask, seed: Block, results: Results, ready: ReadyMade | None = None
-    ) -> None:
+    def __init__(self, studio: Studio, ask: Ask, seed: Block, results: Results, ready: ReadyMade | None = None) -> None:
         """Join the parts of a tab.
 
         Args:

@@ -20,7 +20,7 @@ from clipsonic.ui.api import Api
 from clipsonic.ui.handlers import Studio, visitor_of
 from clipsonic.ui.ready import ReadyMade
 from clipsonic.ui.restore import Restore
-from clipsonic.ui.stage import ASSETS, History
+from clipsonic.ui.stage import ASSETS, make_history
 from clipsonic.ui.tabs import GENERATION, Builder, Filled
 from clipsonic.ui.theme import theme
 
@@ -62,7 +62,7 @@ def build_ui(
             filled = _lay_out(build, abilities)
         gr.HTML(words.KEYS)
         with gr.Accordion(words.HISTORY, open=False):
-            History()
+            make_history()
         restore = Restore(filled["prompt"], tabs)
         with gr.Accordion(words.RESTORE[0], open=False):
             restore.from_file()
@@ -121,14 +121,17 @@ def _publish_all(api: Api, filled: dict[str, Filled]) -> None:
     """Offer the endpoints; their parameters have the widgets' initial values for defaults."""
     toward: dict[str, Block] = {
         "toward": gr.Textbox("", label="Toward", info="A text to morph towards", visible=False),
-        "morph": gr.Slider(0, 1, DEFAULTS.morph, label="Morph", info="How far: 0 not at all, 1 all the way", visible=False),
+        "morph": gr.Slider(
+            0, 1, DEFAULTS.morph, label="Morph", info="How far: 0 not at all, 1 all the way", visible=False
+        ),
     }
-    for name, endpoint in {
+    endpoints: dict[str, Callable[..., Any]] = {
         "prompt": api.text_to_audio,
         "image": api.image_to_audio,
         "video": api.video_to_audio,
         "audio": api.audio_to_audio,
-    }.items():
+    }
+    for name, endpoint in endpoints.items():
         if name in filled:
             tab = filled[name]
             _publish(endpoint, tab.query[name], tab.controls | toward)

@@ -47,8 +47,6 @@ class Restore:
         """Make the place where a saved sound is dropped."""
 
         def fill(file: Any) -> Updates:
-            if file is None:
-                return {}
             try:
                 return self._updates(*read_file_settings(read_tags(path_or_text(file))))
             except ClipSonicError as error:
@@ -82,7 +80,7 @@ class Restore:
 
     def _updates(self, prompt: str, settings: dict[str, Any]) -> Updates:
         if not settings and not prompt:
-            return {}
+            return {self._text.lock: gr.skip()}
         controls = {self._text.controls[name]: value for name, value in settings.items() if name in self._text.controls}
         return {
             self._tabs: gr.update(selected="prompt"),

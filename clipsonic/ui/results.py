@@ -13,7 +13,7 @@ from gradio.blocks import Block
 from clipsonic.config import MelConfig
 from clipsonic.ui import cards, words
 from clipsonic.ui.runs import Report
-from clipsonic.ui.stage import Stage
+from clipsonic.ui.stage import make_stage
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicOutput
@@ -37,7 +37,7 @@ class Results:
         """
         self._more = more
         self.status = gr.HTML(message(words.READY), elem_classes="status", elem_id=f"{kind}-status")
-        self.stage = Stage(elem_id=f"{kind}-stage", elem_classes="sounds")
+        self.stage = make_stage(elem_id=f"{kind}-stage", elem_classes="sounds")
         with gr.Accordion(words.DETAILS, open=False, visible=False) as self._details:
             self._facts = gr.JSON(show_label=False, container=False)
         self.components: list[Block] = [self.status, self.stage, self._details, self._facts]

@@ -16,24 +16,29 @@ _SCRIPT = f"<script>{(ASSETS / 'studio.js').read_text(encoding='utf-8')}</script
 _CALL = "clipsonic.{}(element, props, server, upload, trigger, watch);"
 
 
-class Stage(gr.HTML):
-    """The sounds of one run; its value is what `cards.sounds` gives. Its event `more` asks for more like one sound."""
+def make_stage(**kwargs: Any) -> gr.HTML:
+    """Make the place for the sounds of one run inside the current layout.
 
-    def __init__(self, value: Any = None, **kwargs: Any) -> None:
-        """Make it inside the current layout; the arguments are those of `gr.HTML`."""
-        super().__init__(value, **_drawn_by(self, "mount", "stage"), **kwargs)
+    Its value is what `cards.sounds` gives; its event `more` asks for more like one of the sounds. (Not a class of its
+    own: Gradio writes a file beside every module that has a component of its own.)
 
-
-class History(gr.HTML):
-    """What this browser has made; it lies in the browser, the server keeps nothing."""
-
-    def __init__(self, value: Any = None, **kwargs: Any) -> None:
-        """Make it inside the current layout; the arguments are those of `gr.HTML`."""
-        super().__init__(value, **_drawn_by(self, "mountHistory", "history"), **kwargs)
+    Args:
+        **kwargs: Arguments of `gr.HTML`.
+    """
+    return _drawn("mount", "stage", **kwargs)
 
 
-def _drawn_by(component: gr.HTML, function: str, name: str) -> dict[str, Any]:
-    """Return what lets a function of the script draw a component, and the script convert its files."""
+def make_history(**kwargs: Any) -> gr.HTML:
+    """Make the list of what this browser has made; it lies in the browser, the server keeps nothing.
+
+    Args:
+        **kwargs: Arguments of `gr.HTML`.
+    """
+    return _drawn("mountHistory", "history", **kwargs)
+
+
+def _drawn(function: str, name: str, **kwargs: Any) -> gr.HTML:
+    """Make a component that a function of the script draws, and whose sounds the script can have converted."""
 
     def convert(asked: Any) -> dict[str, str]:
         try:
@@ -41,13 +46,15 @@ def _drawn_by(component: gr.HTML, function: str, name: str) -> dict[str, Any]:
         except ClipSonicError as error:
             return {"error": str(error)}
 
-    return {
-        "html_template": f'<div class="{name}"></div>',
-        "js_on_load": _CALL.format(function) + " // may trigger 'more'",
-        "head": _SCRIPT,
-        "apply_default_css": False,
-        "server_functions": [convert],
-    }
+    component = gr.HTML(
+        html_template=f'<div class="{name}"></div>',
+        js_on_load=_CALL.format(function) + " // may trigger 'more'",
+        head=_SCRIPT,
+        apply_default_css=False,
+        server_functions=[convert],
+        **kwargs,
+    )
+    return component
 
 
 def converted(asked: Any) -> Path:

@@ -40,7 +40,6 @@ class Filled:
         controls: The widgets of the settings by field.
         lock: Whether the seed is kept.
         results: Where its sounds are shown.
-        runs: The events that start a run.
         go: The button that does.
     """
 
@@ -54,9 +53,7 @@ class Filled:
 class Builder:
     """Lays out tabs for one page."""
 
-    def __init__(
-        self, studio: Studio, abilities: Abilities, examples: Path | None, ready: ReadyMade | None
-    ) -> None:
+    def __init__(self, studio: Studio, abilities: Abilities, examples: Path | None, ready: ReadyMade | None) -> None:
         """Remember what all tabs share.
 
         Args:
@@ -108,7 +105,11 @@ class Builder:
             }
 
         return self._fill(
-            "audio", make, AskForMix(("audio", "toward"), ("aq",)), (*FOR_ANY, "template"), morph=words_of_morph("audio")
+            "audio",
+            make,
+            AskForMix(("audio", "toward"), ("aq",)),
+            (*FOR_ANY, "template"),
+            morph=words.SOUND_MORPH,
         )
 
     def morph(self) -> Filled:
@@ -122,7 +123,7 @@ class Builder:
             }
 
         ask = AskForMix(("prompt", "toward", "toward_picture"), self._only("zs", "pd"))
-        return self._fill("morph", make, ask, FOR_TEXT, morph=words_of_morph("prompt"))
+        return self._fill("morph", make, ask, FOR_TEXT, morph=words.MORPH)
 
     def compare(self) -> Filled:
         """Lay out the tab that lets any two methods play against each other."""
@@ -185,16 +186,11 @@ class Builder:
         return filled
 
 
-def words_of_morph(kind: str) -> tuple[str, str]:
-    """Return the label and the explanation of the slider of `morph` beside a query of a kind."""
-    return words.SOUND_MORPH if kind == "audio" else words.MORPH
-
-
 def _connect(
     tab: Tab,
     triggers: list[Callable[..., Any]],
     again: gr.Button,
-    examples: gr.Examples | None,
+    examples: Any,
     stop: gr.Button,
     lock: gr.Checkbox,
     widgets: dict[str, Block],
@@ -209,7 +205,7 @@ def _connect(
     stop.click(tab.stop, None, tab.outputs, cancels=runs, **QUIET)
 
 
-def _examples(query: dict[str, Component], examples: list[str] | None) -> gr.Examples | None:
+def _examples(query: dict[str, Component], examples: list[str] | None) -> Any:
     if not examples:
         return None
     (box,) = query.values()

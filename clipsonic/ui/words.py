@@ -33,6 +33,7 @@ MORE_SETTINGS = "Advanced"
 WHAT_IS_THIS = "What am I hearing?"
 EXAMPLES = "Or try one of these: they play at once"
 HISTORY = "History"
+DETAILS = "What these were made with"
 RESTORE = ("Load settings from a file", "Drop a sound that was saved here: its words, seed and settings come back.")
 KEYS = """<p class="keys"><kbd>Enter</kbd> generate · <kbd>Space</kbd> play or pause · <kbd>A</kbd> / <kbd>B</kbd> hear
 one or the other from the same moment on · <kbd>R</kbd> re-roll</p>"""
@@ -55,7 +56,10 @@ SOUND_MORPH = ("How much of the words", "0 is your sound alone, 1 the words alon
 MORPH_FROM = ("From", "a dog barking")
 MORPH_TOWARD = ("To", "church bells ringing")
 MORPH_PICTURE = "… or to a picture"
-MORPH = ("Where between the two", "0 is the first, 1 the second; between them the query goes along the arc that joins them.")
+MORPH = (
+    "Where between the two",
+    "0 is the first, 1 the second; between them the query goes along the arc that joins them.",
+)
 COMPARE = "Any two ways from a query to a sound, from the same noise: whatever differs is due to the query."
 COMPARE_SIDES = (("Side A", "How the first sound is asked for."), ("Side B", "How the second sound is asked for."))
 COMPARE_QUERY = {
