@@ -18,7 +18,6 @@ from clipsonic.config import GenerationSettings
 from clipsonic.device import DEVICES
 from clipsonic.errors import DataError
 from clipsonic.output import ClipSonicOutput
-from clipsonic.pipeline import DEFAULT_MODEL, ClipSonicPipeline
 from clipsonic.storage import slug, write_text
 
 MANIFEST_NAME = "manifest.json"
@@ -113,6 +112,8 @@ def list_pictures(folder: Path | None) -> list[Path]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from clipsonic.pipeline import DEFAULT_MODEL
+
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a model folder or hub repository (%(default)s)")
     parser.add_argument("--examples", type=Path, default=Path("examples"), help="has prompts.txt, pictures/ or both")
     parser.add_argument("--out", type=Path, default=Path("examples/sounds"), help="where to write (%(default)s)")
@@ -123,6 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make a sound of every example by every method that fits it, with the app's default settings."""
+    from clipsonic.pipeline import ClipSonicPipeline  # heavy; the page reads manifests without it
+
     prompts, pictures = read_prompts(args.examples), list_pictures(args.examples)
     if not prompts and not pictures:
         raise DataError(f"{args.examples} has neither prompts.txt nor pictures/; choose another --examples")

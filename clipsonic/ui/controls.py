@@ -50,14 +50,14 @@ def settings_controls(
     controls: dict[str, Block] = {}
     with gr.Group():
         if "num_audios" in wanted:
-            controls["num_audios"] = _number_slider("num_audios")
+            controls["num_audios"] = number_slider("num_audios")
         if "duration_s" in wanted:
-            controls["duration_s"] = _number_slider("duration_s")
+            controls["duration_s"] = number_slider("duration_s")
         controls["seed"], lock = _seed()
     with gr.Accordion(words.MORE_SETTINGS, open=False):
         for name in wanted:
             if name not in controls:
-                controls[name] = _MAKERS[name]() if name in _MAKERS else _number_slider(name)
+                controls[name] = _MAKERS[name]() if name in _MAKERS else number_slider(name)
     return controls, lock
 
 
@@ -88,7 +88,8 @@ _RANGES: dict[str, tuple[float, float, float]] = {
 }
 
 
-def _number_slider(name: str) -> Block:
+def number_slider(name: str) -> Block:
+    """Make the slider of a field."""
     low, high, step = _RANGES[name]
     label, info = words.CONTROLS[name]
     return gr.Slider(low, high, getattr(DEFAULTS, name), step=step, label=label, info=info)
@@ -116,16 +117,14 @@ def _sampler() -> Block:
     return gr.Dropdown(choices, value=DEFAULTS.sampler, label=label, info=info, filterable=False)
 
 
-def _text(name: str) -> Callable[[], Block]:
-    def make() -> Block:
-        label, info = words.CONTROLS[name]
-        return gr.Textbox(getattr(DEFAULTS, name), label=label, info=info, max_length=MAX_PROMPT_LENGTH)
-
-    return make
+def text_box(name: str) -> Block:
+    """Make the text box of a field."""
+    label, info = words.CONTROLS[name]
+    return gr.Textbox(getattr(DEFAULTS, name), label=label, info=info, max_length=MAX_PROMPT_LENGTH)
 
 
 _MAKERS: dict[str, Callable[[], Block]] = {
     "sampler": _sampler,
-    "negative_prompt": _text("negative_prompt"),
-    "template": _text("template"),
+    "negative_prompt": lambda: text_box("negative_prompt"),
+    "template": lambda: text_box("template"),
 }

@@ -23,6 +23,7 @@ from clipsonic.ui.restore import Restore
 from clipsonic.ui.stage import ASSETS, make_history
 from clipsonic.ui.tabs import GENERATION, Builder, Filled
 from clipsonic.ui.theme import theme
+from clipsonic.ui.why import Why, why_tab
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
@@ -60,6 +61,9 @@ def build_ui(
         gr.Markdown(words.INTRO, elem_classes="intro")
         with gr.Tabs() as tabs:
             filled = _lay_out(build, abilities)
+            if examples and "pd" in abilities.methods:
+                with gr.Tab("Why PD?", id="why"):
+                    why_tab(Why(load, examples), GENERATION)
         gr.HTML(words.KEYS)
         with gr.Accordion(words.HISTORY, open=False):
             make_history()

@@ -68,6 +68,18 @@ COMPARE_QUERY = {
     "audio": "Sound, for a sound query",
 }
 
+WHY = """
+The denoiser has only ever met **pictures**. Where do *your words* land, and where does the prior take them? Each mark
+is a picture or a text as CLIP sees it, drawn in the plane in which they differ most; point at one to read its name.
+"""
+WHY_PROMPT = ("Your words", "a dog barking")
+WHY_COLUMNS = ("what goes in", "cosine to the middle of the pictures", "cosine to the nearest picture")
+WHY_CAPTION = "How near to pictures it lands (1 is the same direction, 0 is unrelated)"
+WHY_READ = (
+    "The further from the pictures something lands, the less the denoiser knows what to do with it. The prior draws "
+    "several times; where its marks lie close together it is sure of itself."
+)
+
 CONTROLS = {
     "num_audios": ("Takes", "How many different ones to make."),
     "duration_s": ("Length in seconds", "0 is the model's own length, about 4 seconds. Longer takes longer to make."),
