@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
+try:
+    import spaces  # on a ZeroGPU Space, before torch, which it patches
+except ImportError:
+    spaces = None
+
 from clipsonic.errors import ClipSonicError
-from clipsonic.ui import build_ui, launch_options
+from clipsonic.ui import Abilities, build_ui, launch_options, place_at_start
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
@@ -44,20 +50,32 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def opener(model: str, device: str) -> Callable[[], ClipSonicPipeline]:
+    """Return what opens a model when it is first called, and returns the same from then on, to any thread."""
+    lock = Lock()
+    opened: list[ClipSonicPipeline] = []
+
+    def load() -> ClipSonicPipeline:
+        from clipsonic.pipeline import ClipSonicPipeline
+
+        with lock:
+            if not opened:
+                opened.append(ClipSonicPipeline.from_pretrained(model, device=device))
+            return opened[0]
+
+    return load
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Serve the page; the model is opened when the first visitor asks for a sound."""
+    """Open the model and serve the page; the weights are read when the first visitor asks for a sound."""
     options = parse_arguments(arguments)
     if options.listening_test:
         serve_listening_test(options)
         return
-
-    @cache
-    def load() -> ClipSonicPipeline:
-        from clipsonic.pipeline import ClipSonicPipeline
-
-        return ClipSonicPipeline.from_pretrained(options.model, device=options.device)
-
-    page = build_ui(load, HERE / "examples")
+    load = opener(options.model, options.device)
+    place_at_start(load)
+    # Opened now and not while somebody waits: the imports would hold up every open page for seconds.
+    page = build_ui(load, HERE / "examples", Abilities.ask(load))
     page.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options())
 
 

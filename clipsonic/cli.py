@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate-vocoder": ("clipsonic.evaluation.vocoders", "measure a model's vocoder beside others"),
     "evaluate-audio-clip": ("clipsonic.evaluation.retrieval", "measure a model's audio encoder by retrieval"),
     "listen": ("clipsonic.listening.cli", "prepare a listening test and read its results"),
+    "examples": ("clipsonic.examples", "make the sounds of the app's examples beforehand"),
     "info": ("clipsonic.benchmark", "say what runs here, and how fast"),
 }
 """Each module has `add_arguments(parser)` and `run(args)`."""

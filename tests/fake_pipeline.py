@@ -42,7 +42,7 @@ class FakePipeline:
             raise PromptError("the prompt is empty; say what you want to hear")
         audios = [
             self._audio(kind, asked, toward, method, settings.seed + variation, settings)
-            for kind, asked in query.items()
+            for kind, asked in ((kind, query[kind]) for kind in FITTING if kind in query)
             for variation in range(settings.num_audios)
             for method in settings.methods
             if method in FITTING[kind]

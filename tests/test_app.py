@@ -79,11 +79,17 @@ CHANGES = {
     "template": "the sound of {}",
     "seed": 1,
     "num_audios": 2,
+    "duration_s": 2.0,
+    "toward": "a bell",
 }
 
 
 def test_every_control_changes_the_sound(client: Client) -> None:
-    assert set(CHANGES) == set(GenerationSettings().to_dict()) - {"methods"}
+    offered = {
+        p["parameter_name"]
+        for p in client.view_api(return_format="dict")["named_endpoints"]["/text_to_audio"]["parameters"]
+    }
+    assert set(CHANGES) == offered - {"prompt", "morph"}, "morph alone does nothing"
     few = {"num_inference_steps": 3, "prior_num_inference_steps": 3}
     plain = sounds(client.predict("a dog", **few, api_name="/text_to_audio"))
     for name, value in CHANGES.items():
@@ -91,9 +97,18 @@ def test_every_control_changes_the_sound(client: Client) -> None:
         if name == "num_audios":
             assert len(changed) == 4 and np.abs(changed[:2] - changed[2:]).max() > 1e-3
             continue
+        if name == "duration_s":
+            assert changed.shape[1] == 2 * 22050 != plain.shape[1]
+            continue
         zs, pd = np.abs(changed - plain).max(axis=1) > 1e-3
         assert pd, f"{name} changes nothing"
         assert zs != name.startswith("prior_"), f"{name} should change ZS unless it is the prior's"
+    mixed = [
+        sounds(client.predict("a dog", toward="a bell", morph=share, **few, api_name="/text_to_audio"))
+        for share in (0.0, 0.5, 1.0)
+    ]
+    np.testing.assert_array_equal(mixed[0], plain)
+    assert min(np.abs(mixed[i] - mixed[i + 1]).max() for i in (0, 1)) > 1e-3
 
 
 def test_same_seed_same_bytes(client: Client) -> None:
@@ -179,7 +194,7 @@ def test_a_picture_of_the_server_cannot_be_asked_for(server: Server, tmp_path: P
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)
     picture = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    settings = [1, 0, 25, 3.0, "", "ddim"]
+    settings = [1, 0, 0, 25, 3.0, "", "ddim", "", 0.5]
     call = f"{server.url}gradio_api/call/image_to_audio"
     body = json.dumps({"data": [picture, *settings]}).encode()
     request = urllib.request.Request(call, body, {"Content-Type": "application/json"})

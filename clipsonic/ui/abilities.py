@@ -1,15 +1,17 @@
-"""What the model at hand can do, read from its index alone so that the page offers nothing it lacks."""
+"""What the model at hand can do, so that the page offers nothing it lacks."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from clipsonic.config import METHODS
+from clipsonic.errors import ClipSonicError
 
-INDEX_NAME = "model_index.json"
+if TYPE_CHECKING:
+    from clipsonic.pipeline import ClipSonicPipeline
+
 NEEDS = {"pd": "prior", "sd": "supervised_prior", "aq": "audio_clip"}
 """The part that a method needs beside those that every model has."""
 
@@ -27,7 +29,7 @@ class Abilities:
     scores: bool = False
 
     @classmethod
-    def of(cls, parts: set[str]) -> Self:
+    def of(cls, parts: Collection[str]) -> Self:
         """Return what a model of these parts can do."""
         return cls(
             methods=tuple(method for method in METHODS if NEEDS.get(method, "clip") in parts),
@@ -35,25 +37,14 @@ class Abilities:
         )
 
     @classmethod
-    def read(cls, model: str) -> Self:
-        """Read a model's index, without opening any of its parts.
-
-        Args:
-            model: A folder, or the id of a repository on the hub.
+    def ask(cls, load: Callable[[], ClipSonicPipeline]) -> Self:
+        """Open a model, which reads its index and none of its weights, and return what it can do.
 
         Returns:
-            The defaults if the index cannot be read: the first request then says what is wrong with the model.
+            The defaults if the model cannot be opened: every request then says what is wrong with it.
         """
         try:
-            return cls.of(set(json.loads(_index_path(model).read_text(encoding="utf-8"))["parts"]) | {"clip"})
-        except (OSError, ValueError, KeyError, TypeError):
+            return cls.of(load().folder.index.parts)
+        except ClipSonicError as error:
+            print(f"clipsonic: {error}", flush=True)
             return cls()
-
-
-def _index_path(model: str) -> Path:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder / INDEX_NAME
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(model, INDEX_NAME))

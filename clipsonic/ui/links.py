@@ -61,8 +61,8 @@ def read_file_settings(tags: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     if "settings" not in tags:
         raise MediaError("this file carries no settings of CLIPSonic; drop one that was saved here, unchanged")
     try:
-        settings = GenerationSettings.from_dict(json.loads(str(tags["settings"])))
-    except (ValueError, TypeError) as error:
+        settings = GenerationSettings.from_dict(dict(json.loads(str(tags["settings"]))))
+    except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, SettingsError):
             raise
         reason = str(error) if isinstance(error, ConfigError) else "they are not JSON"

@@ -38,9 +38,7 @@ def place_at_start(load: Callable[[], ClipSonicPipeline]) -> bool:
     """
     if not os.environ.get("SPACES_ZERO_GPU"):
         return False
-    folder = load().folder
-    for name in folder.index.parts:
-        folder.part(name)
+    load().preload()
     return True
 
 
