@@ -62,6 +62,7 @@ class FakePipeline:
         )
 
     def _audio(self, kind, asked, toward, method, seed, settings) -> ClipSonicAudio:
+        asked = getattr(asked, "source", asked)  # an opened video
         content = Path(asked).read_bytes() if kind != "prompt" else b""
         if kind == "image":
             open_picture(asked)

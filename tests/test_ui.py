@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
+import av
 import gradio as gr
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from clipsonic.examples import MANIFEST_NAME, ExampleSounds, comparable, list_pi
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.ui import build_ui
 from clipsonic.ui.abilities import Abilities
-from clipsonic.ui.asking import Ask, AskForMix, AskForTwo
+from clipsonic.ui.asking import Ask, AskForMix, AskForTwo, AskForVideo
 from clipsonic.ui.cards import file_name, places, write_sounds
 from clipsonic.ui.controls import read_settings
 from clipsonic.ui.handlers import Studio, Tab
@@ -234,6 +235,35 @@ def test_two_ways_ask_with_what_each_needs_and_stand_side_by_side(tmp_path: Path
         ask.read(chosen | {"method_b": "aq"})
     with pytest.raises(MediaError, match="picture"):
         ask.read(chosen | {"image": None})
+
+
+def write_silent_video(path: Path, seconds: int = 2) -> Path:
+    """Write a film of a square that wanders over the picture."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(8 * seconds):
+            picture = np.zeros((48, 64, 3), np.uint8)
+            picture[8:24, number : number + 16] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_video_comes_back_with_its_sound(tmp_path: Path) -> None:
+    tab = make_tab(FakePipeline(), AskForVideo(("video",), ("iq",)))
+    video = {"video": {"path": str(write_silent_video(tmp_path / "film.mp4"))}}
+    for update in tab.generate(True, visit("a"), video=video, **VALUES | {"duration_s": 2.0}):
+        stage = next((v for v in update.values() if isinstance(v, dict) and v.get("video")), None)
+        if stage:
+            path = Path(stage["video"]["path"])
+            assert path.name == "film_iq_s0.mp4" and stage["cards"][0]["video"] == stage["video"]
+            with av.open(path) as container:
+                kinds = {s.type: float(s.duration * s.time_base) for s in container.streams}
+            assert abs(kinds["audio"] - 2) < 0.1 and abs(kinds["video"] - 2) < 0.3
+    assert stage, "the last update shows the video"
+    with pytest.raises(gr.Error, match="there is no video"):
+        list(tab.generate(True, visit("a"), video=None, **VALUES))
 
 
 def test_a_mix_goes_towards_the_picture_or_the_words() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipsonic.errors import MediaError, SettingsError
+from clipsonic.mux import write_video
 from clipsonic.ui import cards
+from clipsonic.video import open_video
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicOutput
@@ -40,7 +42,7 @@ class Ask:
         query = {name: path_or_text(value) for name, value in values.items()}
         return query, self._methods
 
-    def finish(self, value: cards.Value, output: ClipSonicOutput, folder: Path) -> cards.Value:
+    def finish(self, value: cards.Value, query: Query, output: ClipSonicOutput, folder: Path) -> cards.Value:
         """Return the finished sounds with whatever else the tab shows; files may be written to `folder`."""
         return value
 
@@ -83,9 +85,24 @@ class AskForTwo(Ask):
 class AskForVideo(Ask):
     """A video, which is shown again with its sound."""
 
-    def finish(self, value: cards.Value, output: ClipSonicOutput, folder: Path) -> cards.Value:
+    def read(self, values: Mapping[str, Any]) -> tuple[Query, tuple[str, ...]]:
+        """Return the video, opened, and the methods.
+
+        Raises:
+            MediaError: There is none, or it cannot be used.
+        """
+        query, methods = super().read(values)
+        if not query["video"]:
+            raise MediaError("there is no video; drop one such as mp4, webm or mkv")
+        return {"video": open_video(query["video"])}, methods
+
+    def finish(self, value: cards.Value, query: Query, output: ClipSonicOutput, folder: Path) -> cards.Value:
         """Put the video with its new sound above the card."""
-        return value
+        (audio,) = output.audios
+        path = folder / cards.file_name(audio, "mp4")
+        write_video(path, query["video"], audio.waveform, output.sample_rate, path.stem)
+        shown = cards.file_data(path)
+        return value | {"video": shown, "cards": [card | {"video": shown} for card in value["cards"]]}
 
 
 def path_or_text(query: Any) -> Any:

@@ -112,7 +112,7 @@ class Tab:
             value = cards.empty(order)
             yield self._results.begin(value) | {self._seed: settings.seed}
             for event in self._studio.run(visitor_of(request), query, settings):
-                yield from self._show(event, value, order)
+                yield from self._show(event, query, value, order)
         except Cancelled:
             yield {self.status: message(words.STOPPED)}
         except ClipSonicError as error:
@@ -150,7 +150,11 @@ class Tab:
         return query, read_settings(methods, keep_seed, settings)
 
     def _show(
-        self, event: Report | ClipSonicOutput, value: cards.Value, order: Sequence[cards.Place]
+        self,
+        event: Report | ClipSonicOutput,
+        query: dict[str, Any],
+        value: cards.Value,
+        order: Sequence[cards.Place],
     ) -> Iterator[Updates]:
         mel = self._studio.mel()
         if isinstance(event, Report):
@@ -159,7 +163,7 @@ class Tab:
         with TemporaryDirectory() as folder:  # Gradio copies what it serves while the generator waits
             paths = cards.write_sounds(event, Path(folder))
             value = cards.sounds(event, order, paths, mel, more=self._results.more)
-            yield self._results.show(event, self._ask.finish(value, event, Path(folder)), paths)
+            yield self._results.show(event, self._ask.finish(value, query, event, Path(folder)), paths)
 
 
 def visitor_of(request: gr.Request) -> str:

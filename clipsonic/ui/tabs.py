@@ -15,7 +15,7 @@ from clipsonic.config import MAX_PROMPT_LENGTH
 from clipsonic.examples import list_pictures, read_prompts
 from clipsonic.ui import words
 from clipsonic.ui.abilities import Abilities
-from clipsonic.ui.asking import Ask, AskForMix, AskForTwo, AskForVideo
+from clipsonic.ui.asking import COMPARED, Ask, AskForMix, AskForTwo, AskForVideo
 from clipsonic.ui.controls import FOR_ANY, FOR_TEXT, morph_slider, settings_controls
 from clipsonic.ui.handlers import Studio, Tab
 from clipsonic.ui.ready import ReadyMade
@@ -139,9 +139,12 @@ class Builder:
                         choices, value=start, label=label, info=info, filterable=False, elem_id=f"compare-{side}"
                     )
             made["prompt"] = _line("compare-prompt", *words.COMPARE_QUERY["prompt"])
-            made["image"] = _picture("compare-picture", str(words.COMPARE_QUERY["image"]), height=180)
+            label = str(words.COMPARE_QUERY["image"])
+            made["image"] = _picture("compare-picture", label, height=180, visible=False)
             if "aq" in methods:
-                made["audio"] = gr.Audio(label=str(words.COMPARE_QUERY["audio"]), type="filepath", buttons=[])
+                label = str(words.COMPARE_QUERY["audio"])
+                made["audio"] = gr.Audio(label=label, type="filepath", buttons=[], visible=False)
+            _show_what_is_asked(made)
             return made
 
         names = ("method_a", "method_b", "prompt", "image", *(("audio",) if "aq" in methods else ()))
@@ -173,7 +176,7 @@ class Builder:
                         again = gr.Button("Re-roll", scale=1, min_width=90, elem_id=f"{kind}-reroll")
                         stop = gr.Button("Stop", scale=1, min_width=70, elem_id=f"{kind}-stop")
                     go.elem_classes, again.elem_classes = ["generate"], ["reroll"]
-                    shown = _examples(query, examples)
+                    shown = _examples(query, examples, words.EXAMPLES[self._ready is not None])
                 with gr.Column(elem_classes="settings"):
                     controls, lock = settings_controls(fields, self._abilities, takes=takes)
             with gr.Column(scale=3, min_width=320, elem_classes="right"):
@@ -205,18 +208,31 @@ def _connect(
     stop.click(tab.stop, None, tab.outputs, cancels=runs, **QUIET)
 
 
-def _examples(query: dict[str, Component], examples: list[str] | None) -> Any:
+def _show_what_is_asked(made: dict[str, Component]) -> None:
+    """Show the queries of the chosen sides alone."""
+    sides = [widget for name, widget in made.items() if name.startswith("method_")]
+    queries = {name: widget for name, widget in made.items() if widget not in sides}
+
+    def show(*methods: str) -> list[Any]:
+        wanted = {COMPARED.get(method, "prompt") for method in methods}
+        return [gr.update(visible=name in wanted) for name in queries]
+
+    for side in sides:
+        side.change(show, sides, list(queries.values()), **QUIET)  # type: ignore[attr-defined]
+
+
+def _examples(query: dict[str, Component], examples: list[str] | None, label: str) -> Any:
     if not examples:
         return None
     (box,) = query.values()
     with gr.Column(elem_classes="examples"):
-        return gr.Examples(examples, box, label=words.EXAMPLES, examples_per_page=24, api_visibility="private")
+        return gr.Examples(examples, box, label=label, examples_per_page=24, api_visibility="private")
 
 
 def _line(name: str, label: str, placeholder: str, **kwargs: Any) -> gr.Textbox:
     return gr.Textbox(label=label, placeholder=placeholder, max_length=MAX_PROMPT_LENGTH, elem_id=name, **kwargs)
 
 
-def _picture(name: str, label: str, height: int = 260) -> gr.Image:
+def _picture(name: str, label: str, height: int = 260, *, visible: bool = True) -> gr.Image:
     sources: Any = ["upload", "clipboard", "webcam"]
-    return gr.Image(label=label, sources=sources, buttons=[], height=height, elem_id=name)
+    return gr.Image(label=label, sources=sources, buttons=[], height=height, elem_id=name, visible=visible)

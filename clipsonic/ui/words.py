@@ -31,7 +31,7 @@ Models](https://arxiv.org/abs/2306.09635), WASPAA 2023.*
 
 MORE_SETTINGS = "Advanced"
 WHAT_IS_THIS = "What am I hearing?"
-EXAMPLES = "Or try one of these: they play at once"
+EXAMPLES = ("Or try one of these", "Or try one of these: they play at once")
 HISTORY = "History"
 DETAILS = "What these were made with"
 RESTORE = ("Load settings from a file", "Drop a sound that was saved here: its words, seed and settings come back.")
