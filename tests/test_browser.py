@@ -196,9 +196,10 @@ def test_the_lock_and_the_reroll(slow: tuple[FakePipeline, str], visit: Callable
     wait_for_status(page, "Done in")
     assert seed.input_value() == "12345" == str(slow[0].calls[-1].seed)
     page.locator("#prompt-reroll").click()
-    page.wait_for_function("document.querySelector('.status progress')")
+    page.locator(".status:visible progress").wait_for()
     wait_for_status(page, "Done in")
-    assert seed.input_value() == str(slow[0].calls[-1].seed) != "12345"
+    sync_api.expect(seed).to_have_value(str(slow[0].calls[-1].seed))
+    assert str(slow[0].calls[-1].seed) != "12345"
 
 
 def test_the_bar_moves_and_stop_stops(slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]) -> None:
@@ -245,3 +246,95 @@ def test_nothing_sticks_out_on_a_phone(slow: tuple[FakePipeline, str], visit: Ca
     )
     assert status and settings and status["y"] < settings["y"], "sounds come before the settings"
     screenshot(page, "phone")
+
+
+def test_keys_play_flip_and_reroll(slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(slow[1])
+    page.locator("#prompt input, #prompt textarea").fill("a dog")
+    page.keyboard.press("Enter")
+    wait_for_status(page, "Done in")
+    seconds_shown(page, "zs-1")
+    assert not playing(page)
+    page.locator("h1").first.click()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('.card[data-key=zs-1] audio').currentTime > 0.3")
+    before = at(page, "zs-1")
+    page.keyboard.press("b")
+    page.wait_for_function("!document.querySelector('.card[data-key=pd-1] audio').paused")
+    assert playing(page) == ["pd-1"] and at(page, "pd-1") >= before, "from the same moment on"
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('.card[data-key=pd-1] audio').paused")
+    stopped = at(page, "pd-1")
+    page.keyboard.press("a")
+    page.wait_for_function("!document.querySelector('.card[data-key=zs-1] audio').paused")
+    assert playing(page) == ["zs-1"] and at(page, "zs-1") >= stopped
+    calls = len(slow[0].calls)
+    page.keyboard.press("r")
+    page.locator(".status:visible progress").wait_for()
+    wait_for_status(page, "Done in")
+    assert len(slow[0].calls) == calls + 1 and slow[0].calls[-1].seed != slow[0].calls[-2].seed
+    page.locator("#prompt input, #prompt textarea").press("b")
+    assert not playing(page), "letters typed into a field are letters"
+
+
+def test_history_replays_and_forgets(slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]) -> None:
+    page = visit(slow[1])
+    generate(page, "a dog that stays")
+    wait_for_status(page, "Done in")
+    page.get_by_role("button", name="History").click()
+    page.get_by_role("button", name="Replay a dog that stays").wait_for()
+    page.reload()
+    page.get_by_role("button", name="History").click()
+    page.get_by_role("button", name="Replay a dog that stays").click()
+    page.wait_for_function("!document.querySelector('.history .card audio').paused")
+    path = download(page, "pd-1", "flac")
+    assert read_tags(path)["prompt"] == "a dog that stays" and path.suffix == ".flac"
+    page.get_by_role("button", name="Delete a dog that stays").click()
+    page.get_by_text("Nothing yet").wait_for()
+    assert page.locator(".history .card").count() == 0
+
+
+def test_a_link_and_a_dropped_file_make_the_sound_again(
+    slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page]
+) -> None:
+    page = visit(slow[1])
+    page.get_by_label("Seed", exact=True).first.fill("4321")
+    page.get_by_role("button", name="Advanced").first.click()
+    page.get_by_label("number input for Steps").first.fill("7")
+    generate(page, "a linked dog")
+    wait_for_status(page, "Done in")
+    first, calls = download(page, "zs-1"), len(slow[0].calls)
+    page.get_by_role("button", name="History").click()
+    link = page.get_by_role("link", name="Make a linked dog again").get_attribute("href")
+    page.goto(f"{slow[1].rstrip('/')}{link}")
+    wait_for_status(page, "Done in")
+    assert len(slow[0].calls) == calls + 1 and slow[0].calls[-1].num_inference_steps == 7
+    assert download(page, "zs-1").read_bytes() == first.read_bytes()
+    fresh = visit(slow[1])
+    fresh.get_by_role("button", name="Load settings from a file").click()
+    fresh.locator("#restore input[type=file]").set_input_files(first)
+    sync_api.expect(fresh.get_by_label("Seed", exact=True).first).to_have_value("4321")
+    sync_api.expect(fresh.locator("#prompt input, #prompt textarea")).to_have_value("a linked dog")
+    sync_api.expect(fresh.get_by_label("Keep this seed").first).to_be_checked()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    slow: tuple[FakePipeline, str], visit: Callable[..., sync_api.Page], theme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = visit(slow[1], theme=theme)
+    generate(page, "a dog")
+    wait_for_status(page, "Done in")
+    found = []
+    for tab in ("Text", "Image", "Video", "Compare", "Morph", "Why PD?"):
+        page.get_by_role("tab", name=tab).click()
+        page.locator("button.generate:visible").wait_for()
+        violations = axe.run(page).response["violations"]
+        found += [
+            (tab, v["id"], node["target"], node["failureSummary"][:200])
+            for v in violations
+            if v["impact"] in ("serious", "critical")
+            for node in v["nodes"]
+        ]
+    assert not found, "\n".join(map(str, found))

@@ -318,7 +318,7 @@ window.clipsonic ??= (() => {
   }
 
   /* The list of what this browser has made; the sounds lie in the browser itself. */
-  function mountHistory(element, server, upload) {
+  function mountHistory(element, props, server, upload) {
     const list = el("ul", { class: "runs" });
     const empty = el("p", {}, "Nothing yet. What you make is kept here, in this browser only.");
     const clear = el("button", { type: "button", onclick: () => store("readwrite", (runs) => runs.clear()).then(refresh) }, "Delete all");
@@ -365,6 +365,15 @@ window.clipsonic ??= (() => {
     window.addEventListener("clipsonic:history", refresh);
     refresh();
   }
+
+  /* Gradio gives the buttons of example pictures no name. */
+  function nameExamples() {
+    for (const image of document.querySelectorAll(".examples button:not([aria-label]) img")) {
+      const file = decodeURIComponent(image.src.split("/").pop());
+      image.closest("button").setAttribute("aria-label", `Example: ${file.replace(/\.\w+$/, "")}`);
+    }
+  }
+  new MutationObserver(nameExamples).observe(document.documentElement, { childList: true, subtree: true });
 
   /* After a deep link has filled in the page: make its sound. */
   function follow() {
