@@ -16,7 +16,7 @@ except ImportError:
     spaces = None
 
 from clipsonic.errors import ClipSonicError
-from clipsonic.ui import Abilities, build_ui, launch_options, place_at_start
+from clipsonic.ui import Abilities, Desk, build_ui, launch_options, place_at_start
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
@@ -75,8 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
     load = opener(options.model, options.device)
     place_at_start(load)
     # Opened now and not while somebody waits: the imports would hold up every open page for seconds.
-    page = build_ui(load, HERE / "examples", Abilities.ask(load))
-    page.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options())
+    if os.environ.get("SPACE_ID"):  # a Space's proxy says who the visitors are; without it all are one
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")
+    desk = Desk(model=Path(options.model).name)
+    page = build_ui(load, HERE / "examples", Abilities.ask(load), desk)
+    address = {"server_name": options.host, "server_port": options.port, "share": options.share}
+    page.launch(**address, **launch_options(), **desk.launch_options())
 
 
 def serve_listening_test(options: argparse.Namespace) -> None:

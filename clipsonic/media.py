@@ -63,8 +63,9 @@ def _read(source: str | Path | bytes, name: str) -> bytes:
     else:
         path = Path(source)
         try:
-            if path.is_dir() or path.stat().st_size > MAX_PICTURE_BYTES:
-                raise MediaError(f"{name} is a folder or over {MAX_PICTURE_BYTES // 10**6} MB; give a smaller picture")
+            check_plain(path, name)
+            if path.stat().st_size > MAX_PICTURE_BYTES:
+                raise MediaError(f"{name} is over {MAX_PICTURE_BYTES // 10**6} MB; give a smaller picture")
             data = path.read_bytes()
         except (OSError, ValueError) as error:
             if isinstance(error, MediaError):
@@ -74,6 +75,16 @@ def _read(source: str | Path | bytes, name: str) -> bytes:
     if not data:
         raise MediaError(f"{name} is empty; give a picture file")
     return data
+
+
+def check_plain(path: Path, name: str) -> None:
+    """Refuse what is there but would never end, or never begin, when read: devices, pipes, folders.
+
+    Raises:
+        MediaError: It is one of these.
+    """
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{name} is a folder or no plain file; give a path to a file")
 
 
 def _decode(file: io.BytesIO, name: str) -> Image.Image:
@@ -179,6 +190,8 @@ def _sound_of_array(waveform: np.ndarray, sample_rate: int, max_duration_s: floa
 def _sound_of_file(source: str | Path | bytes, max_duration_s: float) -> Sound:
     name = "the sound" if isinstance(source, bytes) else Path(source).name
     try:
+        if not isinstance(source, bytes):
+            check_plain(Path(source), name)
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             rate = file.samplerate
             if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipsonic.config import MAX_DURATION_S
 from clipsonic.errors import MediaError
-from clipsonic.media import MAX_PICTURE_PIXELS
+from clipsonic.media import MAX_PICTURE_PIXELS, check_plain
 
 VIDEO_FORMATS = (
     "3gp,asf,avi,dv,f4v,flv,gif,gxf,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,nuv,ogg,rm,"
@@ -107,8 +107,12 @@ def open_container(source: Path | bytes, name: str) -> Iterator[Any]:
         MediaError: It is missing or no video.
     """
     try:
+        if not isinstance(source, bytes):
+            check_plain(source, name)
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=_BUFFER)
     except (OSError, ValueError) as error:
+        if isinstance(error, MediaError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"cannot read the video {name}: {reason}; give a path to a video file") from error
     with file:

@@ -16,7 +16,9 @@ from clipsonic.errors import Cancelled, ClipSonicError
 from clipsonic.ui import cards, words
 from clipsonic.ui.asking import Ask
 from clipsonic.ui.controls import read_settings
+from clipsonic.ui.desk import Desk
 from clipsonic.ui.ready import ReadyMade
+from clipsonic.ui.redact import without_paths
 from clipsonic.ui.results import Results, Updates, message
 from clipsonic.ui.runs import Report, Runs, end_if, watch
 from clipsonic.ui.zerogpu import on_gpu
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 class Studio:
     """Runs the pipeline for the visitors; holds who runs what, and nothing of any request."""
 
-    def __init__(self, load: Callable[[], ClipSonicPipeline]) -> None:
+    def __init__(self, load: Callable[[], ClipSonicPipeline], desk: Desk | None = None) -> None:
         """Remember how to open the model; `load` is first called when the first sound is asked for."""
         self._load = load
+        self.desk = desk or Desk()
         self._runs = Runs()
         self._on_gpu = on_gpu(self._produce)
 
@@ -48,11 +51,12 @@ class Studio:
             ClipSonicError: Whatever the pipeline does not accept.
             Cancelled: The visitor stopped it.
         """
-        with self._runs.begin(visitor) as stop:
+        with self.desk.watch(visitor, query, settings) as record, self._runs.begin(visitor) as stop:
             for event in self._on_gpu(visitor, query, settings):
                 end_if(stop)
                 if isinstance(event, ClipSonicError):
                     raise event
+                record.note(event)
                 yield event
 
     def mel(self) -> MelConfig:
@@ -66,6 +70,11 @@ class Studio:
     def stop(self, visitor: str) -> None:
         """Stop the visitor's runs within a step."""
         self._runs.stop(visitor)
+
+    def leave(self, visitor: str) -> None:
+        """Stop the visitor's runs and delete what the visitor brought."""
+        self.stop(visitor)
+        self.desk.leave(visitor)
 
     def _produce(
         self, visitor: str, query: dict[str, Any], settings: GenerationSettings
@@ -173,4 +182,4 @@ def visitor_of(request: gr.Request) -> str:
 
 def in_page(error: ClipSonicError) -> gr.Error:
     """Turn an error into Gradio's, which would show its message as HTML."""
-    return gr.Error(escape(str(error), quote=False), print_exception=False)
+    return gr.Error(escape(without_paths(str(error)), quote=False), print_exception=False)

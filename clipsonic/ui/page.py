@@ -17,7 +17,9 @@ from clipsonic.examples import ExampleSounds
 from clipsonic.ui import words
 from clipsonic.ui.abilities import Abilities
 from clipsonic.ui.api import Api
+from clipsonic.ui.desk import Desk
 from clipsonic.ui.handlers import Studio, visitor_of
+from clipsonic.ui.limits import Limits
 from clipsonic.ui.ready import ReadyMade
 from clipsonic.ui.restore import Restore
 from clipsonic.ui.stage import ASSETS, make_history
@@ -28,7 +30,7 @@ from clipsonic.ui.why import Why, why_tab
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
 
-QUEUE = 32
+QUEUE = Limits().queue
 """Visitors who may wait; whoever comes later is told to try again."""
 LARGEST_UPLOAD = "100mb"
 CLEAN_EVERY_S = 3600
@@ -37,7 +39,10 @@ DEFAULTS = GenerationSettings()
 
 
 def build_ui(
-    load: Callable[[], ClipSonicPipeline], examples: Path | None = None, abilities: Abilities | None = None
+    load: Callable[[], ClipSonicPipeline],
+    examples: Path | None = None,
+    abilities: Abilities | None = None,
+    desk: Desk | None = None,
 ) -> gr.Blocks:
     """Lay out the page without loading any model.
 
@@ -45,15 +50,16 @@ def build_ui(
         load: Returns the pipeline, always the same; first called when the first sound is asked for.
         examples: Folder with `prompts.txt` (one a line), `pictures/` and `sounds/`; without it there are no examples.
         abilities: What the model can do; nothing else is offered.
+        desk: What watches over the requests; one of its own if left out.
 
     Returns:
         The page with its queue; start it with `.launch(**launch_options())`.
     """
-    studio, abilities = Studio(load), abilities or Abilities()
+    studio, abilities = Studio(load, desk), abilities or Abilities()
     build = Builder(studio, abilities, examples, _ready_made(examples))
 
     def leave(request: gr.Request) -> None:
-        studio.stop(visitor_of(request))
+        studio.leave(visitor_of(request))
 
     with gr.Blocks(
         title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)
@@ -77,7 +83,9 @@ def build_ui(
             restore.more_like_this(filled)
         _publish_all(Api(studio, abilities.methods), filled)
         page.unload(leave)
-    return page.queue(max_size=QUEUE)
+    studio.desk.attach(page)
+    # Nobody gets past the queue: a closed API refuses calls that would not wait.
+    return page.queue(max_size=studio.desk.limits.queue, api_open=False)
 
 
 def launch_options() -> dict[str, Any]:
