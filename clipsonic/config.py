@@ -19,6 +19,8 @@ METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
 SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "lms", "dpm2", "ddim", "ddpm")
 MAX_PROMPT_LENGTH = 500
 MAX_STEPS = 1000
+MAX_SHOWN = 80
+"""Characters of a wrong value that a message quotes."""
 MAX_AUDIOS = 16
 MAX_CANDIDATES = 8
 MAX_DURATION_S = 60.0
@@ -231,7 +233,8 @@ class GenerationSettings(Config):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check(bool(self.methods), "methods", self.methods, f"at least one of {', '.join(METHODS)}")
+        listed = isinstance(self.methods, tuple | list) and len(self.methods) > 0
+        _check(listed, "methods", self.methods, f"at least one of {', '.join(METHODS)}")
         for method in self.methods:
             _check(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
         _check(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
@@ -249,7 +252,7 @@ class GenerationSettings(Config):
         _check_number("guidance_scale", self.guidance_scale, 0.0, 30.0)
         _check_number("prior_guidance_scale", self.prior_guidance_scale, 0.0, 30.0)
         _check(
-            isinstance(self.template, str)
+            is_text(self.template)
             and self.template.count("{}") == 1
             and self.template.count("{") == 1
             and self.template.count("}") == 1
@@ -259,16 +262,26 @@ class GenerationSettings(Config):
             "a text with {} exactly once where the prompt goes, such as 'a photo of {}'",
         )
         _check(
-            isinstance(self.negative_prompt, str) and len(self.negative_prompt) <= MAX_PROMPT_LENGTH,
+            is_text(self.negative_prompt) and len(self.negative_prompt) <= MAX_PROMPT_LENGTH,
             "negative_prompt",
-            str(self.negative_prompt)[:40],
+            self.negative_prompt,
             f"a text of at most {MAX_PROMPT_LENGTH} characters",
         )
 
 
+def is_text(value: object) -> bool:
+    """Return whether a value is text that can be written as UTF-8: half a surrogate pair cannot."""
+    try:
+        return isinstance(value, str) and value.encode("utf-8") is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _check(ok: bool, name: str, value: object, allowed: str) -> None:
     if not ok:
-        raise SettingsError(f"{name} is {value!r}; allowed: {allowed}")
+        shown = repr(value)
+        shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}…"
+        raise SettingsError(f"{name} is {shown}; allowed: {allowed}")
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
@@ -278,4 +291,4 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 
 def _check_number(name: str, value: object, low: float, high: float, also: str = "") -> None:
     number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value
-    _check(math.isfinite(number) and low <= number <= high, name, value, f"{also}a number from {low:g} to {high:g}")
+    _check(low <= number <= high, name, value, f"{also}a number from {low:g} to {high:g}")

@@ -17,6 +17,7 @@ from clipsonic.config import (
     MAX_PROMPT_LENGTH,
     TEXT_METHODS,
     GenerationSettings,
+    is_text,
 )
 from clipsonic.errors import PromptError, SettingsError
 from clipsonic.media import Picture, Sound, SoundSource, open_picture, open_sound
@@ -170,6 +171,8 @@ def check_prompt(prompt: object) -> str:
         raise PromptError("the prompt is empty; say what should sound, such as 'a dog barking'")
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise PromptError(f"the prompt has {len(prompt):,} characters; allowed are {MAX_PROMPT_LENGTH}; shorten it")
+    if not is_text(prompt):
+        raise PromptError("the prompt holds halves of characters (surrogates); give whole ones")
     return prompt
 
 

@@ -172,7 +172,7 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
             packet = next(packets)
         except StopIteration:
             return
-        except (av.error.FFmpegError, OSError):
+        except (av.error.FFmpegError, OSError, IndexError):  # PyAV: a stream that turns up late
             return
         try:
             yield from packet.decode()
