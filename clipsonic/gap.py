@@ -235,12 +235,24 @@ def _mark(group: str, x: float, y: float, title: str, *, large: bool) -> str:
 
 
 def _legend(groups: Sequence[str]) -> str:
-    parts, x = [], MARGIN
+    """Name the marks along the lower edge, on as many lines as it takes."""
+    lines: list[list[str]] = [[]]
     for group in groups:
-        parts.append(_mark(group, x, HEIGHT - 18, NAMES[group], large=group not in ("pictures", "texts")))
-        parts.append(f'<text x="{x + 16}" y="{HEIGHT - 13}" font-size="14" fill="currentColor">{NAMES[group]}</text>')
-        x += 34 + round(7.1 * len(NAMES[group]))
+        if lines[-1] and sum(map(_legend_width, [*lines[-1], group])) > WIDTH - MARGIN:
+            lines.append([])
+        lines[-1].append(group)
+    parts = []
+    for y, line in enumerate(lines, 1 - len(lines)):
+        x, base = MARGIN, HEIGHT - 13 + 22 * y
+        for group in line:
+            parts.append(_mark(group, x, base - 5, NAMES[group], large=group not in ("pictures", "texts")))
+            parts.append(f'<text x="{x + 16}" y="{base}" font-size="14" fill="currentColor">{NAMES[group]}</text>')
+            x += _legend_width(group)
     return "".join(parts)
+
+
+def _legend_width(group: str) -> int:
+    return 34 + round(7.1 * len(NAMES[group]))
 
 
 def _direction(rows: np.ndarray) -> np.ndarray:
