@@ -47,6 +47,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="SET",
         help="serve the listening test of this sample set, and nothing else",
     )
+    tests = os.environ.get("CLIPSONIC_LISTENING_TESTS")
+    parser.add_argument(
+        "--listening-tests",
+        type=Path,
+        default=Path(tests) if tests else None,
+        metavar="DIR",
+        help="add tabs to curate, take and analyse the listening tests of this folder"
+        " (environment: CLIPSONIC_LISTENING_TESTS)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -78,9 +87,14 @@ def main(arguments: list[str] | None = None) -> None:
     if os.environ.get("SPACE_ID"):  # a Space's proxy says who the visitors are; without it all are one
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")
     desk = Desk(model=Path(options.model).name)
-    page = build_ui(load, HERE / "examples", Abilities.ask(load), desk)
+    page = build_ui(load, HERE / "examples", Abilities.ask(load), desk, options.listening_tests)
     address = {"server_name": options.host, "server_port": options.port, "share": options.share}
-    page.launch(**address, **launch_options(), **desk.launch_options())
+    served = desk.launch_options()
+    if options.listening_tests:
+        from clipsonic.ui.take_test import listening_route, open_tests
+
+        served["app_kwargs"]["routes"].append(listening_route(open_tests(options.listening_tests)))
+    page.launch(**address, **launch_options(), **served)
 
 
 def serve_listening_test(options: argparse.Namespace) -> None:

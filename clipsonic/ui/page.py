@@ -43,6 +43,7 @@ def build_ui(
     examples: Path | None = None,
     abilities: Abilities | None = None,
     desk: Desk | None = None,
+    listening_tests: Path | None = None,
 ) -> gr.Blocks:
     """Lay out the page without loading any model.
 
@@ -51,6 +52,7 @@ def build_ui(
         examples: Folder with `prompts.txt` (one a line), `pictures/` and `sounds/`; without it there are no examples.
         abilities: What the model can do; nothing else is offered.
         desk: What watches over the requests; one of its own if left out.
+        listening_tests: Folder of sample sets; with it, tests can be curated, taken and looked at in tabs of their own.
 
     Returns:
         The page with its queue; start it with `.launch(**launch_options())`.
@@ -70,6 +72,8 @@ def build_ui(
             if examples and "pd" in abilities.methods:
                 with gr.Tab("Why PD?", id="why"):
                     why_tab(Why(load, examples), GENERATION)
+            if listening_tests:
+                _listening_tabs(listening_tests, load, page)
         gr.HTML(words.KEYS)
         with gr.Accordion(words.HISTORY, open=False):
             make_history()
@@ -86,6 +90,18 @@ def build_ui(
     studio.desk.attach(page)
     # Nobody gets past the queue: a closed API refuses calls that would not wait.
     return page.queue(max_size=studio.desk.limits.queue, api_open=False)
+
+
+def _listening_tabs(folder: Path, load: Callable[[], ClipSonicPipeline], page: gr.Blocks) -> None:
+    """Make the tabs of the listening tests; imported only here, for pandas, scipy and SQLite come with them."""
+    from clipsonic.ui.curate import add_curate_tab
+    from clipsonic.ui.results_tab import Gate, add_results_tab
+    from clipsonic.ui.take_test import add_take_test_tab, open_tests
+
+    gate, tests = Gate(), open_tests(folder)
+    add_curate_tab(folder, gate, load, page)
+    add_take_test_tab(tests)
+    add_results_tab(tests, gate)
 
 
 def launch_options() -> dict[str, Any]:

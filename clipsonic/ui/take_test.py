@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.routing import Mount
@@ -20,11 +21,26 @@ def add_take_test_tab(tests: Tests) -> None:
     Args:
         tests: The tests that may be taken; the launch must be given `listening_route(tests)` too.
     """
-    with gr.Tab("Take the test"):
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    with gr.Tab("Take the test", id="listening-test") as tab:
         names = tests.names()
-        which = gr.Dropdown(names, value=names[0] if names else None, label="Test", visible=len(names) > 1)
+        which = gr.Dropdown(
+            names,
+            value=names[0] if names else None,
+            label="Test",
+            info="The tests that run here.",
+            visible=len(names) > 1,
+        )
         frame = gr.HTML(_frame(which.value))
-        which.change(_frame, which, frame, api_visibility="private", show_progress="hidden")
+        which.change(_frame, which, frame, **quiet)
+    tab.select(lambda chosen: refreshed(tests, chosen), which, which, **quiet)
+
+
+def refreshed(tests: Tests, chosen: str | None, alone: bool = False) -> Any:
+    """Return the list of tests as it stands now, with the same one chosen; shown only if there is a choice."""
+    names = tests.names()
+    value = chosen if chosen in names else next(iter(names), None)
+    return gr.update(choices=names, value=value, visible=alone or len(names) > 1)
 
 
 def listening_route(tests: Tests) -> Mount:
