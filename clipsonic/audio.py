@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
 import soundfile
 import torch
+from mutagen import MutagenError
 from mutagen.id3 import COMM, ID3, TIT2, Encoding
+from mutagen.wave import WAVE
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,6 +37,10 @@ LOUDNESS_LUFS = -23.0
 _PEAK = 0.99
 _BLOCK_S = 0.4
 _WRITE_SAMPLES = 65_536
+_INFO_BYTES = 2000
+"""Of a WAV's title or comment; libsndfile writes more of it than it reads again (2045)."""
+_NOT_IN_FLAC = ("\ufffe", "\uffff")
+"""Characters that the format refuses though they can be written as UTF-8."""
 
 
 @lru_cache(maxsize=8)
@@ -169,31 +176,43 @@ def write_audio(path: Path, waveform: np.ndarray, sample_rate: int, tags: Mappin
     if suffix not in FORMATS:
         raise OutputError(f"cannot write {path.name}: its suffix is {path.suffix!r}; allowed: {', '.join(FORMATS)}")
     container, coding = FORMATS[suffix]
-    samples = to_int16(waveform)
+    samples, said = to_int16(waveform), _title_and_comment(tags, path) if tags else ()
+    as_id3 = suffix == "mp3" or (suffix == "wav" and any(len(text.encode()) > _INFO_BYTES for text in said))
     with write_whole(path) as temporary:
         try:
             with soundfile.SoundFile(temporary, "w", sample_rate, 1, coding, format=container) as file:
-                if tags and suffix != "mp3":
-                    file.title, file.comment = _title_and_comment(tags, path)
+                if said and not as_id3:
+                    file.title, file.comment = said
                 # libsndfile's Vorbis encoder overflows the stack on one very long write.
                 for start in range(0, len(samples), _WRITE_SAMPLES):
                     file.write(samples[start : start + _WRITE_SAMPLES])
         except soundfile.LibsndfileError as error:
             raise OSError(f"{error.error_string}") from error
-        if tags and suffix == "mp3":
-            _tag_mp3(temporary, *_title_and_comment(tags, path))
+        if said and as_id3:
+            _write_id3(temporary, suffix, *said)
 
 
 def _title_and_comment(tags: Mapping[str, str], path: Path) -> tuple[str, str]:
-    return tags.get("prompt", path.stem), json.dumps(dict(tags), ensure_ascii=False)
+    title, comment = tags.get("prompt", ""), json.dumps(dict(tags), ensure_ascii=False)
+    for mark in _NOT_IN_FLAC:
+        title, comment = title.replace(mark, ""), comment.replace(mark, f"\\u{ord(mark):04x}")
+    return title or path.stem, comment
 
 
-def _tag_mp3(path: Path, title: str, comment: str) -> None:
-    """Write ID3 tags in UTF-8; libsndfile would declare its UTF-8 to be Latin-1."""
-    id3 = ID3()
-    id3.add(TIT2(encoding=Encoding.UTF8, text=title))
-    id3.add(COMM(encoding=Encoding.UTF8, lang="eng", desc="", text=comment))
-    id3.save(path)
+def _write_id3(path: Path, suffix: str, title: str, comment: str) -> None:
+    """Write ID3 tags in UTF-8; libsndfile would declare its UTF-8 to be Latin-1, and has no room for much in a WAV."""
+    frames = (
+        TIT2(encoding=Encoding.UTF8, text=title),
+        COMM(encoding=Encoding.UTF8, lang="eng", desc="", text=comment),
+    )
+    tags: Any = ID3()
+    if suffix == "wav":
+        wave = WAVE(path)
+        wave.add_tags()
+        tags = wave.tags
+    for frame in frames:
+        tags.add(frame)
+    tags.save(path)
 
 
 def read_tags(path: Path) -> dict[str, str]:
@@ -204,7 +223,7 @@ def read_tags(path: Path) -> dict[str, str]:
     """
     try:
         with soundfile.SoundFile(path) as file:
-            comment = file.comment
+            comment = file.comment or (_wav_comment(path) if file.format == "WAV" else "")
     except (OSError, soundfile.LibsndfileError) as error:
         raise MediaError(f"cannot read {path}: {error}; give a sound file") from error
     try:
@@ -212,3 +231,13 @@ def read_tags(path: Path) -> dict[str, str]:
     except ValueError:
         return {}
     return tags if isinstance(tags, dict) else {}
+
+
+def _wav_comment(path: Path) -> str:
+    """Return the comment of the ID3 tags in a WAV, "" if it has none."""
+    try:
+        tags = WAVE(path).tags
+    except (MutagenError, OSError, ValueError):
+        return ""
+    comments: list[Any] = tags.getall("COMM") if tags else []
+    return "".join(text for comment in comments for text in comment.text)

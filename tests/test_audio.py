@@ -87,6 +87,19 @@ def test_another_reader_sees_the_tags(suffix: str, tmp_path: Path) -> None:
     assert json.loads(found["comment"]) == TAGS
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_tags_of_any_length_come_back(suffix: str, tmp_path: Path) -> None:
+    path, sound = tmp_path / f"tone.{suffix}", tone()[:5000]
+    for length in (1, 1900, 2000, 2100, 60_000):
+        tags = TAGS | {"prompt": "🔊" * (length // 4), "template": "\u0000\n" + "é" * length}
+        write_audio(path, sound, RATE, tags)
+        assert read_tags(path) == tags, length
+        assert len(read_audio(path)[0]) == len(sound)
+    with av.open(str(path)) as container:
+        found = {**container.metadata, **container.streams[0].metadata}
+    assert {key.lower(): value for key, value in found.items()}["title"] == tags["prompt"]
+
+
 def test_files_without_tags_have_none(tmp_path: Path) -> None:
     write_audio(tmp_path / "tone.wav", tone(), RATE)
     assert read_tags(tmp_path / "tone.wav") == {}

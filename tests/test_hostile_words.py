@@ -10,7 +10,7 @@ import hostile
 import pytest
 from test_hostile_media import nothing_else_happens, one_clear_line
 
-from clipsonic.audio import read_tags, write_audio
+from clipsonic.audio import FORMATS, read_tags, write_audio
 from clipsonic.config import GenerationSettings
 from clipsonic.errors import ClipSonicError, PromptError, SettingsError
 from clipsonic.output import ClipSonicOutput
@@ -43,8 +43,13 @@ def test_hostile_prompts_sound_and_stay_words(tiny_pipeline: ClipSonicPipeline, 
         (audio,) = out.audios
         path = tmp_path / f"{slug(str(audio.prompt))}.wav"
         assert path.parent == tmp_path and len(path.name) <= 80
-        write_audio(path, audio.waveform[:1000], out.sample_rate, out.tags(audio))
-        assert isinstance(read_tags(path), dict)
+        for suffix in FORMATS:
+            file = path.with_suffix(f".{suffix}")
+            write_audio(file, audio.waveform[:1000], out.sample_rate, out.tags(audio))
+            assert read_tags(file) == out.tags(audio), (suffix, audio.prompt)
+            assert read_tags(file)["prompt"] == audio.prompt
+            if suffix != "wav":
+                file.unlink()
     assert {path.suffix for path in tmp_path.iterdir()} == {".wav"} and len(list(tmp_path.iterdir())) > 30
 
 
