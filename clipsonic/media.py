@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ MAX_PICTURE_PIXELS = 50_000_000
 MAX_PICTURE_SIDE = 16_384
 MAX_PICTURE_BYTES = 100_000_000
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, MemoryError, RuntimeError),
+    *(LookupError, TypeError, ArithmeticError, struct.error),
+)
+"""What Pillow's decoders raise on a file that does not keep to its format."""
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -98,7 +104,7 @@ def _decode(file: io.BytesIO, name: str) -> Image.Image:
         raise MediaError(f"{name} is not a picture; allowed: {', '.join(PICTURE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"{name} is too large; {_limits()}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except _DAMAGED as error:
         if isinstance(error, MediaError):
             raise
         raise MediaError(f"{name} is damaged or cut short ({error}); give a whole picture") from error
