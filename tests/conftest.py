@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is loaded, here and in the processes that tests start: two workers share the machine, results depend on
+# the number of threads, and a forked process hangs on the threads of its parent.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import resource
 import shutil
 import sys

@@ -39,7 +39,7 @@ def plan_of(**values: object) -> Plan:
 @pytest.fixture
 def curation(tmp_path: Path) -> Curation:
     begun = Curation.create(tmp_path / "set", plan_of())
-    begun.generate(FakePipeline())
+    begun.generate(FakePipeline(methods=("iq", "zs", "pd", "sd")))  # a model that cannot score
     return begun
 
 
