@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipsonic.checkpoint import ModelIndex
 from clipsonic.config import TEXT_METHODS, GenerationSettings
+from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
 from clipsonic.queries import NEEDS, Item, Query
 from clipsonic.run import Run
@@ -58,7 +58,7 @@ def condition(
         part = run.part("audio_clip" if query.kind == "audio" else "clip")
         run.report("embedding", number, len(asked))
         with run.timed("embedding"):
-            rows.append(_embed(part, query, settings, run.index))
+            rows.append(_embed(part, query, settings, run))
     run.report("embedding", len(asked), len(asked))
     raw = dict(zip(map(id, asked), rows, strict=True))
     embeddings, negatives = [], []
@@ -110,7 +110,7 @@ class _Way:
         return F.normalize(drawn.float().cpu(), dim=-1)
 
 
-def _embed(part: Any, query: Query, settings: GenerationSettings, index: ModelIndex) -> Tensor:
+def _embed(part: Any, query: Query, settings: GenerationSettings, run: Run) -> Tensor:
     """Embed one query by itself: a batch's padding and kernels would let one query's result depend on another.
 
     Returns:
@@ -120,22 +120,37 @@ def _embed(part: Any, query: Query, settings: GenerationSettings, index: ModelIn
     if isinstance(source, Sound):
         return part.embed(torch.from_numpy(source.waveform)[None], source.sample_rate).float().cpu()
     if isinstance(source, Video):
+        index, pool = run.index, pooling(run.part("denoiser"))
         windows = Windows.lasting(query.duration_s(settings), index.mel, index.frames)
         frames = torch.cat([part.encode_images([frame]).cpu() for frame in source.frames])
-        return by_window(frames, source.times, windows, index.mel.duration_s(1))
+        return by_window(frames, source.times, windows, index.mel.duration_s(1), pool)
     if isinstance(source, Image.Image):
         return part.encode_images([source]).cpu()
     return part.encode_text([settings.template.replace("{}", source)]).cpu()
 
 
-def by_window(frames: Tensor, times: Sequence[float], windows: Windows, frame_s: float) -> Tensor:
-    """Average a video's frames within each window of its sound.
+def pooling(denoiser: Denoiser) -> Callable[[Tensor], Tensor]:
+    """Return what makes one embedding of several frames': the denoiser's learned weights, or their mean."""
+    if not denoiser.config.frame_attention:
+        return mean_direction
+    return lambda rows: rows[0] if len(rows) == 1 else denoiser.pool(rows.to(denoiser.null_embedding.device)).cpu()
+
+
+def by_window(
+    frames: Tensor,
+    times: Sequence[float],
+    windows: Windows,
+    frame_s: float,
+    pool: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Make one embedding of a video's frames for each window of its sound.
 
     Args:
         frames: L2-normalised embeddings, float32, shape (video frames, embedding_dim).
         times: When each is shown, in seconds from the start.
         windows: Where the denoiser looks.
         frame_s: Seconds of one frame of the mel.
+        pool: Embeddings of the frames in a window, shape (frames, embedding_dim), to one; their mean if left out.
 
     Returns:
         L2-normalised, float32, shape (windows, embedding_dim). A window without a frame has the one nearest its middle.
@@ -147,7 +162,7 @@ def by_window(frames: Tensor, times: Sequence[float], windows: Windows, frame_s:
         inside = (shown >= begin) & (shown < end)
         if not inside.any():
             inside[(shown - (begin + end) / 2).abs().argmin()] = True
-        rows.append(mean_direction(frames[inside]))
+        rows.append((pool or mean_direction)(frames[inside]))
     return torch.stack(rows)
 
 
