@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from clipsonic.config import TEXT_METHODS
 from clipsonic.errors import ClipSonicError
@@ -42,12 +44,32 @@ def test_the_form_becomes_a_plan():
     assert name == "a-small-test" and plan.title == "A small test"
     assert [query.prompt for query in plan.queries] == ["a dog", "a cat"]
     assert set(plan.methods) <= set(TEXT_METHODS)
-    mistakes = {"prompts": (" \n", "no prompts"), "seeds": (0, "seeds is 0"), "methods": ([], "no system")}
+    mistakes = {
+        "prompts": (" \n", "no prompts and no pictures"),
+        "seeds": (0, "seeds is 0"),
+        "methods": ([], "no system"),
+    }
     for field, (value, told) in mistakes.items():
         values = dict(zip(("title", "prompts", "methods", "seeds", "candidates", "gold", "traps"), FORM, strict=True))
         with pytest.raises(ClipSonicError, match=told):
             make_plan(**{**values, field: value})
     assert "/" not in make_plan("../../etc", *FORM[1:])[0]
+
+
+def test_pictures_outlast_their_upload(curator: Curator, tmp_path: Path):
+    upload = tmp_path / "upload" / "A Dog!.PNG"
+    upload.parent.mkdir()
+    Image.new("RGB", (40, 30), (200, 90, 0)).save(upload)
+    keep = partial(curator.keep_pictures, pictures=[str(upload)])
+    name, plan = make_plan("Pictures", "", ["iq"], 1, 1, 0, 0, keep)
+    upload.unlink()
+    curator.generate(plan, name, "visitor", lambda done, total: None)
+    assert [text for text, _ in choices(curator.open(PASSWORD, name, caller()))] == ["○  a-dog · IQ 1 · p001.iq.s0"]
+    assert Path(plan.queries[0].picture).is_relative_to(tmp_path / name)
+    with pytest.raises(ClipSonicError, match="begun with another plan; choose another title"):
+        curator.generate(make_plan(*FORM)[1], name, "visitor", lambda done, total: None)
+    with pytest.raises(ClipSonicError, match="picture"):
+        curator.keep_pictures(name, [__file__])
 
 
 def test_what_was_decided_is_there_for_the_next_one(curator: Curator):
@@ -61,6 +83,7 @@ def test_what_was_decided_is_there_for_the_next_one(curator: Curator):
     rate, sound = hear(curation, lines[0][1])
     assert rate == 22050 and sound.dtype == "int16" and sound.any()
     curation.decide(lines[3][1], "star")
+    assert [key for _, key in choices(curation)] == [key for _, key in lines], "deciding moves nothing"
     assert "★" in {key: text for text, key in choices(curator.open(PASSWORD, name, caller()))}[lines[3][1]]
     with pytest.raises(ClipSonicError, match="no candidate"):
         hear(curation, "../../etc/passwd")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,15 @@ import gradio as gr
 import numpy as np
 
 from clipsonic.audio import read_audio, to_int16
-from clipsonic.config import TEXT_METHODS, GenerationSettings
-from clipsonic.errors import Cancelled, ClipSonicError, DataError, PromptError
+from clipsonic.config import IMAGE_METHODS, TEXT_METHODS, GenerationSettings
+from clipsonic.errors import Cancelled, ClipSonicError, DataError, PromptError, SettingsError
 from clipsonic.listening.build import build
 from clipsonic.listening.curate import DATABASE, Candidate, Curation
 from clipsonic.listening.plan import Plan, Query
 from clipsonic.listening.sets import CURATION
+from clipsonic.media import open_picture
 from clipsonic.pipeline import check_prompt
-from clipsonic.storage import slug
+from clipsonic.storage import slug, write_whole
 from clipsonic.ui.handlers import in_page, visitor_of
 from clipsonic.ui.results_tab import Gate, address_of
 
@@ -48,6 +51,22 @@ class Curator:
         self._folder, self._gate, self._load = folder, gate, load
         self._stops: dict[str, threading.Event] = {}
 
+    def keep_pictures(self, name: str, pictures: Sequence[str]) -> list[str]:
+        """Copy uploaded pictures into the set's folder, for an upload does not last; return where they lie.
+
+        Raises:
+            MediaError: One is no picture.
+            OutputError: The folder cannot be written to.
+        """
+        kept = []
+        for picture in map(Path, pictures):
+            open_picture(picture)
+            place = self._folder / name / CURATION / "pictures" / f"{slug(picture.stem)}{picture.suffix.lower()}"
+            with write_whole(place) as temporary:
+                shutil.copyfile(picture, temporary)
+            kept.append(str(place))
+        return sorted(set(kept))
+
     def names(self) -> list[str]:
         """Return the names of the sets that were begun."""
         return sorted(path.parents[1].name for path in self._folder.glob(f"*/{CURATION}/{DATABASE}"))
@@ -67,7 +86,11 @@ class Curator:
             report(done, total)
 
         try:
-            Curation.create(self._folder / name, plan).generate(self._load(), tell)
+            try:
+                curation = Curation.create(self._folder / name, plan)
+            except SettingsError as error:
+                raise SettingsError(f"the set {name} was begun with another plan; choose another title") from error
+            curation.generate(self._load(), tell)
         finally:
             self._stops.pop(visitor, None)
         return name
@@ -100,19 +123,39 @@ class Curator:
 
 
 def make_plan(
-    title: str, prompts: str, methods: list[str], seeds: int, candidates: int, gold: int, traps: int
+    title: str,
+    prompts: str,
+    methods: list[str],
+    seeds: int,
+    candidates: int,
+    gold: int,
+    traps: int,
+    pictures: Callable[[str], Sequence[str]] = lambda name: (),
 ) -> tuple[str, Plan]:
     """Return the folder's name and the plan that the form's values stand for.
+
+    Args:
+        title: Of the test; the folder is named after it.
+        prompts: One a line.
+        methods: To be compared.
+        seeds: Sounds of each item and method.
+        candidates: For each of those sounds.
+        gold: Gold items.
+        traps: Trapping items.
+        pictures: Takes the folder's name and returns the paths of pictures, an item each.
 
     Raises:
         ClipSonicError: A value is outside what is allowed.
     """
     lines = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
-    if not lines:
-        raise PromptError("there are no prompts; write one a line")
+    title = (title or "").strip() or "Listening test"
+    queries = [Query(prompt=check_prompt(line)) for line in dict.fromkeys(lines)]
+    queries += [Query(picture=path) for path in pictures(slug(title))]
+    if not queries:
+        raise PromptError("there are no prompts and no pictures; write one a line, or drop some")
     plan = Plan(
-        title=(title or "").strip() or "Listening test",
-        queries=tuple(Query(prompt=check_prompt(line)) for line in dict.fromkeys(lines)),
+        title=title,
+        queries=tuple(queries),
         methods=tuple(methods),
         seeds=int(seeds),
         candidates=int(candidates),
@@ -120,13 +163,17 @@ def make_plan(
         traps=int(traps),
         settings=GenerationSettings(),
     )
-    return slug(plan.title), plan
+    return slug(title), plan
 
 
 def choices(curation: Curation) -> list[tuple[str, str]]:
-    """Return a line for each candidate, with its decision, and its id."""
-    prompts = dict(zip(curation.plan.item_ids(), curation.plan.queries, strict=True))
-    return [(_line(one, prompts[one.item].prompt), one.id) for one in curation.candidates()]
+    """Return a line for each candidate, with its decision, and its id, in an order that decisions do not change."""
+    asked = {
+        item: query.prompt or Path(query.picture).stem
+        for item, query in zip(curation.plan.item_ids(), curation.plan.queries, strict=True)
+    }
+    candidates = sorted(curation.candidates(), key=lambda one: (one.item, one.system, one.slot, one.seed or 0, one.id))
+    return [(_line(one, asked[one.item]), one.id) for one in candidates]
 
 
 def hear(curation: Curation, candidate: str) -> tuple[int, np.ndarray]:
@@ -159,7 +206,13 @@ def add_curate_tab(folder: Path, gate: Gate, load: Callable[[], ClipSonicPipelin
         with gr.Accordion("Begin a set, or go on with one", open=True):
             title = gr.Textbox(label="Title", info="Listeners see it; the folder is named after it.", max_length=60)
             prompts = gr.Textbox(label="Prompts", info="One a line.", lines=4)
-            methods = gr.CheckboxGroup(list(TEXT_METHODS), value=["zs", "pd"], label="Methods", info="To be compared.")
+            pictures = gr.File(label="Pictures", file_count="multiple", file_types=["image"], height=120)
+            methods = gr.CheckboxGroup(
+                [*TEXT_METHODS, *IMAGE_METHODS],
+                value=["zs", "pd"],
+                label="Methods",
+                info="To be compared: iq renders the pictures, the others the prompts.",
+            )
             with gr.Row():
                 seeds = gr.Slider(1, 5, 1, step=1, label="Sounds", info="Of each prompt and method in the test.")
                 many = gr.Slider(1, 8, 2, step=1, label="Candidates", info="To choose each of those sounds from.")
@@ -169,7 +222,7 @@ def add_curate_tab(folder: Path, gate: Gate, load: Callable[[], ClipSonicPipelin
                 go = gr.Button("Generate", variant="primary", elem_id="curate-generate")
                 stop = gr.Button("Stop", elem_id="curate-stop")
         status = gr.Markdown(elem_id="curate-status")
-        candidate = gr.Dropdown([], label="Candidate", info="Best first: starred, kept, undecided, rejected.")
+        candidate = gr.Dropdown([], label="Candidate", info="By prompt, method and seed.")
         player = gr.Audio(label="Candidate", type="numpy", interactive=False, buttons=[])
         with gr.Row():
             buttons = {name: gr.Button(name.capitalize(), elem_id=f"curate-{name}") for name in KEYS.values()}
@@ -181,12 +234,13 @@ def add_curate_tab(folder: Path, gate: Gate, load: Callable[[], ClipSonicPipelin
         {"password": password, "which": which, "candidate": candidate, "player": player, "status": status},
         buttons,
     )
-    form = [password, title, prompts, methods, seeds, many, gold, traps]
+    form = [password, title, prompts, methods, seeds, many, gold, traps, pictures]
     go.click(_generating(curator), form, [which, status], **BUSY).success(
         _opening(curator), [password, which], [candidate, status], **QUIET
     )
     stop.click(_stopping(curator), None, None, queue=False, **QUIET)
     finish.click(_building(curator), [password, which], status, **BUSY)
+    page.unload(_stopping(curator))
     page.load(None, None, None, js=LISTEN_TO_KEYS)
 
 
@@ -211,12 +265,14 @@ def _generating(curator: Curator) -> Callable[..., Any]:
         candidates: int,
         gold: int,
         traps: int,
+        pictures: list[str] | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 how Gradio passes it
     ) -> tuple[Any, str]:
         try:
             curator.check(password, request)
-            name, plan = make_plan(title, prompts, methods, seeds, candidates, gold, traps)
+            keep = partial(curator.keep_pictures, pictures=pictures or [])
+            name, plan = make_plan(title, prompts, methods, seeds, candidates, gold, traps, keep)
             curator.generate(plan, name, visitor_of(request), lambda done, total: progress((done, total), unit="cells"))
         except Cancelled as told:
             return gr.update(choices=curator.names()), str(told)
