@@ -19,11 +19,12 @@ from clipsonic.cli import main
 from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError, OutputError, PromptError, SettingsError
 from clipsonic.listening.build import build
-from clipsonic.listening.curate import Curation, choose
+from clipsonic.listening.curate import Candidate, Curation, choose
 from clipsonic.listening.loudness import fit, level, low_pass, true_peak_dbtp
 from clipsonic.listening.plan import Plan, Query, System, read_queries
 from clipsonic.listening.sets import ListeningSet
 from clipsonic.listening.verify import verify
+from clipsonic.pipeline import ClipSonicPipeline
 from tests.fake_pipeline import FakePipeline
 from tests.listening_sets import add_picture
 
@@ -401,6 +402,30 @@ def test_the_command_curates_and_verifies(tmp_path: Path, tiny_model: Path, caps
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [f"{name} is missing" for name in gone]
     assert captured.err.splitlines() == [f"python -m clipsonic: {out} has 2 faults; mend or curate it again"]
+
+
+def test_a_model_that_hears_chooses_by_its_scores(hearing_pipeline: ClipSonicPipeline, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a dog barking\nchurch bells\n")
+    out, model = tmp_path / "set", str(hearing_pipeline.folder.part_folder("clip").parent)
+    arguments = ["listen", "curate", "--prompts", str(tmp_path / "prompts.txt"), "--methods", "zs", "pd"]
+    arguments += ["--candidates", "4", "--model", model, "--device", "cpu", "--steps", "2", "--prior-steps", "2"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    begun = Curation.open(out)
+    cells: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in begun.candidates():
+        cells.setdefault((candidate.item, candidate.system), []).append(candidate)
+    assert [len(made) for made in cells.values()] == [4] * 4
+    scores = {cell: [c.score for c in made] for cell, made in cells.items()}
+    assert all(row == sorted(row, reverse=True) and len(set(row)) == 4 for row in scores.values())
+    assert any(made[0].seed != min(c.seed for c in made) for made in cells.values()), "not just the first seed"
+    made = ListeningSet.load(out)
+    kept = {(s.item, s.system): (s.seed, s.score) for s in made.manifest.stimuli}
+    assert kept == {cell: (best[0].seed, best[0].score) for cell, best in cells.items()}
+    assert any("best Clip-Score" in note for note in made.manifest.notes)
+    best = cells["p001", "pd"][0]
+    settings = GenerationSettings.from_dict(json.loads(best.settings))
+    again = hearing_pipeline("a dog barking", settings=settings).audios[0]
+    assert again.score == pytest.approx(best.score, abs=1e-3)
 
 
 @pytest.mark.parametrize(
