@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from clipsonic.cli import main
 from clipsonic.errors import DataError
 from clipsonic.listening.analyze import analyze, read_ratings, write_ratings
 from clipsonic.listening.answers import stored_ratings
+from clipsonic.listening.design import Dealer, TestDesign
 from clipsonic.listening.ratings import Rating
 from clipsonic.listening.report import to_markdown
-from clipsonic.listening.sets import ListeningSet
+from clipsonic.listening.sets import ANSWERS, ListeningSet
+from clipsonic.listening.store import KeptPage, KeptSound, Store
 from tests.listening_sets import build_set
 
 EVIL = "<script>alert(1)</script> | [a](b) =1+1\n# head"
@@ -136,36 +139,71 @@ def test_what_cannot_be_analyzed_is_told(rated: ListeningSet, tmp_path: Path, ca
     assert not (tmp_path / "r").exists()
 
 
-STORE = """
-CREATE TABLE listeners (id INTEGER PRIMARY KEY, number INTEGER);
-CREATE TABLE pages (id INTEGER PRIMARY KEY, listener INTEGER, position INTEGER, design TEXT, purpose TEXT, item TEXT,
-    expected TEXT);
-CREATE TABLE sounds (id INTEGER PRIMARY KEY, page INTEGER, slot INTEGER, stimulus TEXT, system TEXT, noise INTEGER);
-CREATE TABLE answers (sound INTEGER, scale TEXT, rating INTEGER, seconds REAL, given_at TEXT);
-INSERT INTO listeners VALUES (3, 1);
-INSERT INTO pages VALUES (1, 3, 0, 'acr', 'rating', 'p001', '{}'),
-    (2, 3, 1, 'acr', 'trap', 'p001', '{"fidelity": [4, 4]}'),
-    (3, 3, 2, 'preference', 'rating', 'p001', '{}'), (4, 3, 3, 'preference', 'trap', 'p001', '{"overall": [2, 2]}'),
-    (5, 3, 4, 'mushra', 'gold', 'p001', '{"quality": [0, 40]}');
-INSERT INTO sounds VALUES (1, 1, 0, 'p001.zs.s0', 'zs', 0), (2, 2, 0, 'p001.zs.s0', 'zs', 0),
-    (3, 3, 0, 'p001.zs.s0', 'zs', 0), (4, 3, 1, 'p001.pd.s0', 'pd', 0), (5, 4, 0, 'p001.pd.s0', 'pd', 0),
-    (6, 4, 1, 'p001.zs.s0', 'zs', 0), (7, 5, 0, 'p001.zs.s0', 'zs', 0), (8, 5, 1, 'p001.pd.s0', 'pd', 1);
-INSERT INTO answers VALUES (1, 'fidelity', 5, 2.5, '2026-01-01'), (2, 'fidelity', 3, 1, ''), (3, 'overall', 2, 1, ''),
-    (5, 'overall', 1, 1, ''), (7, 'quality', 80, 1, ''), (8, 'quality', 90, 1, '');
-"""
+SET_OF = {"acr": {}, "preference": {}, "mushra": {"reference": True}}
 
 
-def test_answers_of_the_running_test_are_read_with_their_checks(tmp_path: Path) -> None:
-    database = sqlite3.connect(tmp_path / "answers.sqlite")
-    database.executescript(STORE)
-    database.close()
-    found = stored_ratings(tmp_path / "answers.sqlite")
-    assert [(r.purpose, r.design, r.stimulus, r.other, r.value, r.low, r.high, r.trial) for r in found] == [
-        ("rating", "acr", "p001.zs.s0", "", 5.0, None, None, 1),
-        ("trap", "acr", "p001.zs.s0", "", 3.0, 4.0, 4.0, 2),
-        ("rating", "preference", "p001.zs.s0", "p001.pd.s0", 0.0, None, None, 3),
-        ("trap", "preference", "p001.pd.s0", "p001.zs.s0", 1.0, 0.0, 0.0, 4),
-        ("gold", "mushra", "p001.zs.s0", "", 80.0, None, None, 5),
-        ("gold", "mushra", "p001.pd.s0", "", 90.0, 0.0, 40.0, 5),
+def meant(page: KeptPage, sound: KeptSound, scale: str) -> int:
+    """Return what an attentive listener answers: pd is better than zs, and checks are heeded."""
+    plain = page.design == "mushra" and page.purpose == "gold" and not sound.noise  # beside itself in noise
+    if scale in page.expected and not plain:
+        return page.expected[scale][0]
+    if page.design == "preference":
+        return 1 if sound.system == "pd" else 2
+    values = {"acr": {"zs": 2, "pd": 4}, "mushra": {"zs": 30, "pd": 60, "reference": 100, "anchor35": 10}}
+    return values[page.design][sound.system]
+
+
+def missed(page: KeptPage, scale: str) -> int:
+    """Return what fails a check, and is a bad answer to anything else."""
+    return {"acr": 5 if page.expected.get(scale, (1, 1))[1] < 5 else 1, "preference": 0, "mushra": 100}[page.design]
+
+
+def give(store: Store, dealer: Dealer, attentive: bool) -> list[tuple[object, ...]]:
+    """Take a whole test through the store; return what was answered."""
+    joined = store.join(100, dealer.kind, dealer.pages)
+    assert joined is not None
+    given = []
+    for page in store.pages(joined[1]):
+        for sound in page.rated:
+            for scale in page.scales:
+                rating = meant(page, sound, scale) if attentive else missed(page, scale)
+                for answer in (0 if page.design != "acr" else 3, rating):  # the listener thinks again
+                    store.answer(sound, scale, answer, 1, 2.5)
+                value = {1: 1.0, 2: 0.0, 0: 0.5}[rating] if page.design == "preference" else float(rating)
+                row = (f"L{joined[1].id:04}", page.purpose, page.item, sound.stimulus, sound.system, scale, value)
+                given.append((*row, page.position + 1, 2.5))
+    return given
+
+
+@pytest.mark.parametrize("design", ["acr", "preference", "mushra"])
+def test_answers_of_the_running_test_are_analyzed_with_their_checks(design: str, tmp_path: Path) -> None:
+    made = build_set(tmp_path / "set", prompts=("a dog", "bells", "rain"), design=design, **SET_OF[design])
+    dealer = Dealer(made, TestDesign(training=0, gold=2, traps=2))
+    store = Store(made.folder / ANSWERS)  # stays open: the test is running
+    given = [row for attentive in (True, True, True, False) for row in give(store, dealer, attentive)]
+    found = read_ratings(made)
+    fields = ("listener", "purpose", "item", "stimulus", "system", "scale", "value", "trial", "seconds")
+    assert Counter(tuple(getattr(r, f) for f in fields) for r in found) == Counter(given)
+    checks = {(r.listener, r.trial) for r in found if r.low is not None}
+    assert len(checks) == 4 * 4, "each listener's two gold and two trap pages can be judged"
+    results = analyze(made, found)
+    assert [(s.listener, s.reason) for s in results.screened] == [
+        ("L0004", "failed 2 gold and 2 trap of 4 checks of attention")
     ]
-    assert (found[0].listener, found[0].seconds, found[0].at) == ("L0003", 2.5, "2026-01-01")
+    assert results.listeners == 3
+    assert {(r.listener, r.purpose) for r in results.ratings} == {(f"L000{n}", "rating") for n in (1, 2, 3)}
+    if design == "preference":
+        assert all(r.value == (r.system == "pd") for r in results.ratings)
+        return
+    wanted = {"zs": 2, "pd": 4} if design == "acr" else {"zs": 30, "pd": 60, "reference": 100, "anchor35": 10}
+    assert {name: {m.mos for m in row.values()} for name, row in results.systems.items()} == {
+        name: {value} for name, value in wanted.items()
+    }
+    assert {m.n for row in results.systems.values() for m in row.values()} == {9}
+    store.close()
+
+
+def test_a_foreign_database_is_told(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "answers.sqlite").close()
+    with pytest.raises(DataError, match="no such table"):
+        stored_ratings(tmp_path / "answers.sqlite")

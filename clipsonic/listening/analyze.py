@@ -105,8 +105,11 @@ def read_ratings(listening_set: ListeningSet) -> list[Rating]:
         ratings += stored_ratings(listening_set.folder / ANSWERS)
     for path in sorted((listening_set.folder / IMPORTS).glob("*.csv")):
         ratings += [rating_from_row(row, path) for row in read_csv(path)]
-    # An answer that was imported again, or changed, counts once.
-    latest = {(r.listener, r.stimulus, r.other, r.scale, r.design, r.purpose, r.trial): r for r in ratings}
+    # An answer that was imported again, or changed, counts once. A MUSHRA gold page has one stimulus twice, plain and
+    # in noise; only of the latter is the answer known.
+    latest = {
+        (r.listener, r.stimulus, r.other, r.scale, r.design, r.purpose, r.trial, r.low, r.high): r for r in ratings
+    }
     return list(latest.values())
 
 
