@@ -65,6 +65,18 @@ def test_two_processes_with_half_the_batch_equal_one(corpus: Path, tiny_model: P
     assert len(set(losses[0])) == 5
 
 
+def test_two_micro_batches_of_half_the_size_equal_one(corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
+    whole = recipe(tmp_path / "whole.json")
+    half = recipe(tmp_path / "half.json", batch_size=2, gradient_accumulation=2)
+    assert main(arguments(whole, corpus, tiny_model, tmp_path / "one")) == 0
+    assert main(arguments(half, corpus, tiny_model, tmp_path / "two")) == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[n].float(), two[n].float(), atol=2e-3) for n in one)
+    losses = [[line["v_loss"] for line in read_log(tmp_path / name)[:5]] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert len(set(losses[0])) == 5
+
+
 @pytest.mark.timeout(600)
 def test_a_killed_process_is_resumed_to_the_same_weights(corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
     steady = "constant_with_warmup"  # so that the length may be chosen afterwards

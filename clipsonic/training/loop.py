@@ -7,6 +7,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class Task(nn.Module):
     """Map-style; items are dicts of tensors that `default_collate` stacks."""
 
     draws_rows: bool = False
-    """Whether the loss draws what differs between clips through `draws.rows`: then several processes with a share of
-    the batch each do what one with the whole batch does."""
+    """Whether the loss draws what differs between clips through `draws.rows`: then several processes or micro-batches
+    with a share of the batch each do what one with the whole batch does."""
 
     def phases(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each phase; every step runs the phases in turn, each with its own optimiser."""
@@ -190,16 +191,22 @@ class Trainer:
         else:
             indices = torch.multinomial(weights, count, replacement=True, generator=generator)
         mine = indices[self.accelerator.process_index :: self.accelerator.num_processes]
-        for share in mine.split(self.config.batch_size):
+        for micro in range(self.config.gradient_accumulation):
+            share = mine[micro :: self.config.gradient_accumulation]  # dealt out as `draws.rows` deals the draws
             batch = default_collate([self.task.dataset[int(i)] for i in share])
             yield send_to_device(batch, self.accelerator.device)
 
     def _seed(self) -> int:
         return self.config.seed * 1_000_003 + self.step
 
-    def _generator(self) -> SharedGenerator:
-        """Return what the step's loss draws from: the same in all processes if the task takes its share of it."""
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+    def _generator(self, micro: int) -> SharedGenerator:
+        """Return what a micro-batch's loss draws from.
+
+        It is the same in all processes and micro-batches if the task takes its share of it.
+        """
+        processes = self.accelerator.num_processes
+        rank = micro * processes + self.accelerator.process_index
+        ranks = processes * self.config.gradient_accumulation
         generator = SharedGenerator(self.accelerator.device).share(rank, ranks)
         generator.manual_seed(self._seed() * 1_009 + (0 if self.task.draws_rows else rank))
         return generator
@@ -211,11 +218,10 @@ class Trainer:
         )  # for what draws without being handed a generator
         batches = list(self._micro_batches())
         for phase, optimizer in self.optimizers.items():
-            generator = self._generator()
-            for batch in batches[:-1]:
-                with self.accelerator.no_sync(self.wrapped):
-                    self._backward(batch, phase, generator)
-            self._backward(batches[-1], phase, generator)
+            for micro, batch in enumerate(batches):
+                last = micro == len(batches) - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                    self._backward(batch, phase, self._generator(micro))
             torch.nn.utils.clip_grad_norm_(self.task.phases()[phase], self.config.gradient_clip)
             optimizer.step()
             self.schedulers[phase].step()
