@@ -10,13 +10,13 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING
 
 from clipsonic.config import Config
 from clipsonic.errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -71,12 +71,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_part(module: torch.nn.Module, config: Config, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a part of the model: `config.json` and `model.safetensors` with floats in `dtype`.
+def save_part(module: torch.nn.Module, config: Config, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a part of the model: `config.json` and `model.safetensors` with floats in `dtype`, or in half precision.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
+    # Imported here because much that writes files needs no torch, which takes seconds to load.
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = dtype or torch.float16
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
         for name, tensor in module.state_dict().items()
@@ -92,6 +97,9 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: The file is missing or cut short, or its tensors are not the module's.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         tensors = load_file(path)
         module.load_state_dict(tensors)

@@ -31,5 +31,6 @@ def test_importing_leaves_training_and_models_alone(statement):
     assert not {"accelerate", "webdataset", "open_clip"} & modules
 
 
-def test_settings_need_no_torch():
-    assert "torch" not in imported_by("import clipsonic.errors, clipsonic.config")
+@pytest.mark.parametrize("modules", ["clipsonic.errors, clipsonic.config", "clipsonic.listening.server"])
+def test_what_needs_no_torch_loads_none(modules):
+    assert "torch" not in imported_by(f"import {modules}")
