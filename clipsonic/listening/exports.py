@@ -27,8 +27,8 @@ TRAINING_CLIPS = 5
 def export_webmushra(listening_set: ListeningSet, out: Path) -> Path:
     """Write a webMUSHRA configuration with its sounds, to be copied into webMUSHRA's folder.
 
-    An ACR set becomes `likert_single_stimulus` pages, one an item, with a row of five answers for each scale (in need
-    of a webMUSHRA of 2020 or later); a MUSHRA set becomes `mushra` pages.
+    An ACR set becomes `likert_single_stimulus` pages, one an item, with a row of five answers for each scale; a
+    MUSHRA set becomes `mushra` pages.
 
     Returns:
         The YAML file.
