@@ -129,6 +129,8 @@ class Trainer:
         except KeyboardInterrupt:
             self.save()
             raise
+        finally:
+            torch.set_flush_denormal(False)  # it holds for the whole process, which may do other things afterwards
         self.save()
         if not self.accelerator.is_main_process:
             return {}
