@@ -167,7 +167,7 @@ def test_bad_values_are_named(name: str, value: object) -> None:
 
 
 def test_generate_shows_progress_then_sounds() -> None:
-    tab = make_tab(FakePipeline(seconds_a_step=0.02))
+    tab = make_tab(FakePipeline(seconds_a_step=0.1))
     bars, previews, last, files = [], 0, {}, []
     for update in tab.generate(True, visit("a"), prompt="a dog", **VALUES | {"num_audios": 2, "seed": 5}):
         named = {getattr(block, "elem_id", None) or type(block).__name__: v for block, v in update.items()}
