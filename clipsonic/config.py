@@ -115,15 +115,20 @@ class MelConfig(Config):
         return math.log(self.floor)
 
 
+NETWORKS = ("unet", "transformer")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig(Config):
-    """The diffusion U-Net over folded log-mels."""
+    """The diffusion network over folded log-mels."""
 
     embedding_dim: int
+    network: str = "unet"
+    """"unet", or "transformer": one of `layers_per_block` blocks of `channels[0]` channels, of one level."""
     n_mels: int = 80
     frames: int = 352
     fold: tuple[int, ...] = (4, 8)
-    """Mel bands × frames that one position of the U-Net sees."""
+    """Mel bands × frames that one position of the network sees."""
     channels: tuple[int, ...] = (128, 256, 352)
     layers_per_block: int = 1
     attention: tuple[bool, ...] = (False, False, True)
@@ -136,9 +141,22 @@ class DenoiserConfig(Config):
     frame_attention: bool = False
     """Whether the frames of a video are weighted by how much they have to say, rather than averaged."""
 
+    def __post_init__(self) -> None:
+        """Check the network.
+
+        Raises:
+            ConfigError: There is no such network, or its sizes do not fit.
+        """
+        if self.network not in NETWORKS:
+            raise ConfigError(f"network is {self.network!r}; allowed: {', '.join(NETWORKS)}")
+        if self.network == "transformer" and (len(self.channels) != 1 or self.channels[0] % self.head_dim):
+            raise ConfigError(
+                f"channels is {self.channels}; a transformer has one width, a multiple of head_dim {self.head_dim}"
+            )
+
     @property
     def frame_multiple(self) -> int:
-        """What lengths must be a multiple of: the frames of one position at the U-Net's lowest level."""
+        """What lengths must be a multiple of: the frames of one position at the network's lowest level."""
         return self.fold[1] * 2 ** (len(self.channels) - 1)
 
 
@@ -168,6 +186,8 @@ class PriorConfig(Config):
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
     scale: float = 1.0
     """Embeddings are multiplied by this inside the prior, so that a coordinate has about unit variance."""
+    residual: bool = False
+    """Whether the transformer predicts only what the text's embedding, moved across the modality gap, lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)

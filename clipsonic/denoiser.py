@@ -1,4 +1,4 @@
-"""The denoiser: a diffusion U-Net over folded log-mels, conditioned on one CLIP embedding."""
+"""The denoiser: a diffusion network over folded log-mels, conditioned on one CLIP embedding."""
 
 from __future__ import annotations
 
@@ -13,34 +13,24 @@ from torch.nn import functional as F
 
 from clipsonic.config import DenoiserConfig
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
+from clipsonic.transformer import MelTransformer
 
 
 class Denoiser(nn.Module):
     """Predict the velocity of a noisy log-mel (Salimans & Ho, 2022), given an image embedding.
 
-    The mel is folded: `fold[0]` bands × `fold[1]` frames become the channels of one position, so that the U-Net
-    (diffusers' `UNet2DModel`) spends its arithmetic on wide channels rather than on many positions. The embedding is
-    added to the time embedding, which scales and shifts every residual block.
+    The mel is folded: `fold[0]` bands × `fold[1]` frames become the channels of one position, so that the network
+    (diffusers' `UNet2DModel`, or a `MelTransformer`) spends its arithmetic on wide channels rather than on many
+    positions. The embedding is added to the time embedding, which scales and shifts every block.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         """Build the network with random weights."""
         super().__init__()
         self.config = config
-        folded = math.prod(config.fold)
-        self.unet = UNet2DModel(
-            in_channels=folded,
-            out_channels=folded,
-            block_out_channels=config.channels,
-            layers_per_block=config.layers_per_block,
-            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
-            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
-            attention_head_dim=config.head_dim,
-            norm_num_groups=config.norm_groups,
-            resnet_time_scale_shift="scale_shift",
-            class_embed_type="identity",
-        )
-        time_dim = config.channels[0] * 4
+        transformer = config.network == "transformer"
+        time_dim = config.channels[0] * (1 if transformer else 4)
+        self.add_module(config.network, _transformer(config) if transformer else _unet(config))
         self.embedding_mlp = nn.Sequential(
             nn.Linear(config.embedding_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
@@ -59,9 +49,16 @@ class Denoiser(nn.Module):
         Returns:
             The velocity, float32, shape (batch, n_mels, frames).
         """
-        # Unit-norm rows have coordinates of about 1/sqrt(dim): scale them to unit variance.
-        condition = self.embedding_mlp(embedding * math.sqrt(self.config.embedding_dim))
-        return self._unfold(self.unet(self._fold(noisy), timestep, class_labels=condition).sample).float()
+        condition = self.embedding_mlp(self.scale(embedding))
+        if self.config.network == "transformer":
+            velocity = self.transformer(self._fold(noisy), timestep, condition)
+        else:
+            velocity = self.unet(self._fold(noisy), timestep, class_labels=condition).sample
+        return self._unfold(velocity).float()
+
+    def scale(self, embedding: Tensor) -> Tensor:
+        """Take unit-norm embeddings (..., embedding_dim), whose coordinates are about 1/sqrt(dim), to unit variance."""
+        return embedding * math.sqrt(self.config.embedding_dim)
 
     def pool(self, frames: Tensor) -> Tensor:
         """Make one embedding of those of a video's frames.
@@ -77,7 +74,7 @@ class Denoiser(nn.Module):
         """
         if not self.config.frame_attention:
             return F.normalize(frames.mean(dim=-2), dim=-1)
-        score = self.frame_score(frames * math.sqrt(self.config.embedding_dim)).float()
+        score = self.frame_score(self.scale(frames)).float()
         return F.normalize((score.softmax(dim=-2) * frames).sum(dim=-2), dim=-1)
 
     def normalize(self, mel: Tensor) -> Tensor:
@@ -118,3 +115,25 @@ class Denoiser(nn.Module):
         denoiser = cls(DenoiserConfig.load(folder / CONFIG_NAME))
         load_weights(denoiser, folder / WEIGHTS_NAME)
         return denoiser.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _unet(config: DenoiserConfig) -> UNet2DModel:
+    folded = math.prod(config.fold)
+    return UNet2DModel(
+        in_channels=folded,
+        out_channels=folded,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+        attention_head_dim=config.head_dim,
+        norm_num_groups=config.norm_groups,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+    )
+
+
+def _transformer(config: DenoiserConfig) -> MelTransformer:
+    folded = math.prod(config.fold)
+    positions = config.n_mels * config.frames // folded
+    return MelTransformer(folded, positions, config.channels[0], config.layers_per_block, config.head_dim)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clipsonic.cli import main
 from clipsonic.config import DenoiserConfig
 from clipsonic.denoiser import Denoiser
+from clipsonic.training.condition import pretrain
 from clipsonic.training.denoiser import DenoiserTask, DenoiserTaskConfig, load_initial
 from clipsonic.training.features import FrameSoundDataset
 from clipsonic.training.loop import Trainer, _precision
@@ -99,6 +100,26 @@ def test_whitened_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     resumed.run()
     one, other = (load_file(tmp_path / n / "denoiser" / "model.safetensors") for n in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_head_start_teaches_the_condition_how_sounds_look_and_nothing_else() -> None:
+    data = dataset()
+    loudness = data.embeddings[:, :, :1].float().mean(dim=1, keepdim=True)
+    data.mels = (data.mels.float() + 8 * (loudness - loudness.mean()) / loudness.std()).half()
+    model = DenoiserConfig.from_dict(MODEL)
+    plain = DenoiserTask(model, DenoiserTaskConfig(whiten=True), data, seed=0).denoiser.state_dict()
+    tasks = [DenoiserTask(model, DenoiserTaskConfig(whiten=True, condition_steps=60), data, seed=0) for _ in range(2)]
+    started, again = (task.denoiser.state_dict() for task in tasks)
+    assert {n for n in plain if not torch.equal(plain[n], started[n])} == {
+        f"embedding_mlp.{n}" for n in ("0.weight", "0.bias", "2.weight", "2.bias")
+    }
+    assert all(torch.equal(started[n], again[n]) for n in started)
+
+    def told(steps: int) -> float:
+        layers = DenoiserTask(model, DenoiserTaskConfig(whiten=True), data, seed=0).denoiser.embedding_mlp
+        return pretrain(layers, data.mels, lambda chosen, _: data.embeddings[chosen, 0].float(), steps=steps, seed=0)
+
+    assert told(3) < 0.03 < 0.1 < told(200), "a third of the descriptions, the means, are as the pictures say"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from clipsonic.config import ClipConfig, Config, DenoiserConfig, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
 from clipsonic.storage import CONFIG_NAME, write_text
+from clipsonic.training.condition import pretrain
 from clipsonic.training.draws import rows
 from clipsonic.training.features import FrameSoundDataset, load_features
 from clipsonic.training.loop import Task
@@ -65,6 +65,8 @@ class DenoiserTaskConfig(Config):
     """The CLAP of "clap-text": a hub id or a folder."""
     whiten: bool = False
     """Train behind a map that whitens the embeddings (see `whitening`); the finished model is an ordinary one."""
+    condition_steps: int = 0
+    """Steps of the head start that a new model's condition is given (see `condition`)."""
 
 
 def noise_scheduler(shift: float) -> DDPMScheduler:
@@ -118,6 +120,8 @@ class DenoiserTask(Task):
         self.denoiser.to(memory_format=torch.channels_last).train().requires_grad_(True)
         if task.whiten:
             self._whiten(new=init is None)
+        if task.condition_steps and init is None:
+            self._pretrain_condition(seed)
         self.scheduler = noise_scheduler(task.noise_shift)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
 
@@ -151,7 +155,14 @@ class DenoiserTask(Task):
         return (time * len(self.alphas_cumprod)).long()
 
     def _condition(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
-        """Pick one frame of each video or pool all, blur a little, and drop some conditions; (batch, dim)."""
+        """Choose each video's condition, and drop some; (batch, dim)."""
+        chosen = self._choose(embeddings, generator)
+        draw: Any = {"generator": generator, "device": embeddings.device}
+        drawn = rows(lambda count: torch.rand(count, 1, **draw), len(chosen), generator)
+        return torch.where(drawn < self.config.condition_drop, self.denoiser.null_embedding, chosen)
+
+    def _choose(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
+        """Pick one frame of each video or pool all, and blur a little; (batch, dim)."""
         batch, pictures, dim = embeddings.shape
         draw: Any = {"generator": generator, "device": embeddings.device}
         if self.config.frames == "all":
@@ -160,15 +171,23 @@ class DenoiserTask(Task):
             frame = rows(lambda count: torch.randint(pictures, (count,), **draw), batch, generator)
             chosen = embeddings[torch.arange(batch, device=embeddings.device), frame]
         noise = rows(lambda count: torch.randn(count, dim, **draw), batch, generator) * dim**-0.5
-        chosen = F.normalize(chosen + self.config.embedding_noise * noise, dim=-1)
-        dropped = rows(lambda count: torch.rand(count, 1, **draw), batch, generator) < self.config.condition_drop
-        return torch.where(dropped, self.denoiser.null_embedding, chosen)
+        return F.normalize(chosen + self.config.embedding_noise * noise, dim=-1)
+
+    def _pretrain_condition(self, seed: int) -> None:
+        """Give the condition its head start."""
+        denoiser, embeddings = self.denoiser, self.dataset.embeddings
+
+        def condition(chosen: Tensor, generator: torch.Generator) -> Tensor:
+            return denoiser.scale(self._choose(embeddings[chosen].float(), generator)).detach()
+
+        steps = self.config.condition_steps
+        pretrain(denoiser.embedding_mlp, self.dataset.mels, condition, steps=steps, seed=seed)
 
     @torch.no_grad()
     def _whiten(self, new: bool) -> None:
         """Put the map before the first layer that sees embeddings; a new denoiser's "no condition" is their mean."""
         embeddings = F.normalize(self.dataset.embeddings.flatten(0, 1).float(), dim=-1)
-        samples = embeddings * math.sqrt(embeddings.shape[1])
+        samples = self.denoiser.scale(embeddings)
         first: Any = self.denoiser.embedding_mlp[0]
         self.denoiser.embedding_mlp[0] = WhitenedLinear(first, samples, same_function=not new)
         if new:
