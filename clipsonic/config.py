@@ -186,8 +186,6 @@ class PriorConfig(Config):
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
     scale: float = 1.0
     """Embeddings are multiplied by this inside the prior, so that a coordinate has about unit variance."""
-    residual: bool = False
-    """Whether the transformer predicts only what the text's embedding, moved across the modality gap, lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,19 +16,12 @@ from clipsonic.config import PriorConfig
 from clipsonic.errors import SettingsError
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 
-FIRST_SHARE = 0.5
-"""How much of the moved text's embedding a new residual prior takes over; training finds each coordinate's own."""
-
 
 class DiffusionPrior(nn.Module):
     """Draw image embeddings from text embeddings with a small transformer that predicts the clean embedding.
 
     Inside, embeddings are scaled by `config.scale` and then standardised with `clip_mean` and `clip_std`, which
     training sets from the image embeddings it sees. A row of zeros stands for "no text".
-
-    With `config.residual` a prediction begins at the text's own embedding, moved by `gap`, the way from the mean text
-    to the mean picture: CLIP has put the two near each other already, and a small transformer that has seen few
-    thousands of pairs would otherwise know less of an unseen text than CLIP does.
     """
 
     def __init__(self, config: PriorConfig) -> None:
@@ -37,9 +30,6 @@ class DiffusionPrior(nn.Module):
         self.config = config
         self.transformer = _transformer(config)
         self.scheduler: Any = noise_scheduler()
-        if config.residual:
-            self.gap = nn.Parameter(torch.zeros(config.embedding_dim), requires_grad=False)
-            self.share = nn.Parameter(torch.full((config.embedding_dim,), FIRST_SHARE))
 
     def forward(self, noisy: Tensor, timestep: Tensor, text_embeddings: Tensor) -> Tensor:
         """Predict the clean image embedding in the prior's space.
@@ -53,11 +43,7 @@ class DiffusionPrior(nn.Module):
             float32, shape (batch, embedding_dim).
         """
         text = text_embeddings * math.sqrt(self.config.embedding_dim)
-        predicted = self.transformer(noisy, timestep, text).predicted_image_embedding
-        if not self.config.residual:
-            return predicted
-        moved = self.standardize(F.normalize(text_embeddings + self.gap, dim=-1))
-        return predicted + self.share * moved * text_embeddings.any(dim=-1, keepdim=True)
+        return self.transformer(noisy, timestep, text).predicted_image_embedding
 
     def standardize(self, embeddings: Tensor) -> Tensor:
         """Take image embeddings, shape (..., embedding_dim), into the prior's space."""

@@ -99,19 +99,3 @@ def test_weights_of_another_size_are_refused(prior: DiffusionPrior, tmp_path: Pa
     (tmp_path / "config.json").write_text(PriorConfig(embedding_dim=DIM, num_layers=2).to_json())
     with pytest.raises(CheckpointError, match="does not fit"):
         DiffusionPrior.load(tmp_path)
-
-
-@torch.no_grad()
-def test_a_residual_prior_begins_at_the_text_moved_across_the_gap(tmp_path: Path) -> None:
-    prior = build(residual=True)
-    for parameter in prior.transformer.proj_to_clip_embeddings.parameters():
-        parameter.zero_()
-    prior.gap.copy_(torch.arange(DIM) / DIM)
-    prior.share.fill_(1.0)
-    rows = torch.cat([texts(2), torch.zeros(1, DIM)])
-    predicted = prior(torch.randn(3, DIM), torch.tensor([3, 500, 999]), rows)
-    assert torch.allclose(predicted[:2], 4.0 * F.normalize(rows[:2] + prior.gap, dim=-1), atol=1e-5)
-    assert torch.equal(predicted[2], torch.zeros(DIM)), "no text has nothing to begin at"
-    prior.save(tmp_path)
-    assert torch.allclose(DiffusionPrior.load(tmp_path)(torch.zeros(3, DIM), torch.zeros(3).long(), rows)[:2],
-                          predicted[:2], atol=1e-2)  # fmt: skip

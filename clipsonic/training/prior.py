@@ -68,8 +68,6 @@ class PriorTask(Task):
         inside = dataset.features.flatten(0, 1).float() * model.scale
         self.prior.transformer.clip_mean.data.copy_(inside.mean(dim=0, keepdim=True))
         self.prior.transformer.clip_std.data.copy_(inside.std(dim=0, keepdim=True))
-        if model.residual:
-            self.prior.gap.copy_(dataset.features.flatten(0, 1).float().mean(dim=0) - texts.mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
         self.heldout: tuple[dict[str, Tensor], Tensor] | None = None
 
