@@ -30,8 +30,8 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serve_app(model: Path, log: Path) -> Iterator[Server]:
-    """Run the app on a free port, offline, for the length of the block."""
+def serve_app(model: Path, log: Path, *flags: str) -> Iterator[Server]:
+    """Run the app on a free port, offline, with more flags if any, for the length of the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,7 +39,11 @@ def serve_app(model: Path, log: Path) -> Iterator[Server]:
     command = [sys.executable, "app.py", "--model", str(model), "--device", "cpu", "--host", "127.0.0.1"]
     start = time.monotonic()
     process = subprocess.Popen(
-        [*command, "--port", str(port)], cwd=ROOT, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT
+        [*command, "--port", str(port), *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
     )
     url = f"http://127.0.0.1:{port}/"
     try:

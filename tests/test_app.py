@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from app_server import ROOT, STARTUP_S, Server, serve_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from listening_sets import build_set
 from PIL import Image
 
 from clipsonic.audio import read_audio, read_tags, write_audio
@@ -213,6 +215,22 @@ def test_a_missing_picture_is_told(client: Client) -> None:
 def test_the_app_lives_on_and_logs_no_traceback(client: Client, server: Server) -> None:
     assert len(client.predict("a dog", num_inference_steps=1, api_name="/text_to_audio")[0]) == 2
     assert "ClipSonicError" not in server.log.read_text()
+
+
+def test_the_flag_adds_the_listening_tests(server: Server, tiny_model: Path, tmp_path: Path) -> None:
+    build_set(tmp_path / "tests" / "tones")
+    test = "listening/tones/api/test"
+
+    def labels(url: str) -> set[str]:
+        parts = httpx.get(f"{url}config", timeout=STARTUP_S).json()["components"]
+        return {part["props"].get("label") for part in parts if part["type"] == "tabitem"}
+
+    with serve_app(tiny_model, tmp_path / "log.txt", "--listening-tests", str(tmp_path / "tests")) as running:
+        assert httpx.get(f"{running.url}{test}", timeout=STARTUP_S).json()["title"] == "A test of tones"
+        assert httpx.get(f"{running.url}listening/nothing/api/test", timeout=STARTUP_S).status_code == 404
+        with_flag = labels(running.url)
+    assert httpx.get(f"{server.url}{test}", timeout=STARTUP_S).status_code == 404
+    assert with_flag - labels(server.url) == {"Curate", "Take the test", "Results"}
 
 
 def test_a_missing_model_is_told_in_the_page(tmp_path: Path) -> None:

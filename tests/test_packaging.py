@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 FILES = ("requirements.txt", "requirements-train.txt", "requirements-dev.txt")
-ROW = re.compile(r"^\| (?P<name>[a-z0-9_-]+) \| (?P<version>[0-9][^ ]*) \| (?P<rest>.+) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| (?P<name>[a-z0-9_-]+) \| (?P<version>[0-9][^ ]*) \| (?P<released>[^|]*) \| (?P<rest>.+) \|$", re.MULTILINE
+)
 COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
@@ -43,6 +46,9 @@ def test_every_dependency_has_a_row_and_a_tested_version(name: str) -> None:
         assert str(tested[package].specifier) == f"=={version}", f"{package}: constraints.txt has another version"
         assert version in requirement.specifier, f"{package} {version} is not allowed by {name}"
         assert {part.operator for part in requirement.specifier} == {">=", "<"}, f"{package} wants both bounds"
+        released = rows[package]["released"]
+        assert released == "–" or date.fromisoformat(released), f"{package}: released {released!r}"
+        assert len(released) in (1, 10) and rows[package]["rest"].count("|") == 2, f"{package} wants six cells"
         assert all(cell.strip() for cell in rows[package]["rest"].split("|"))
 
 
