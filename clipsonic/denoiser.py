@@ -28,9 +28,12 @@ class Denoiser(nn.Module):
         """Build the network with random weights."""
         super().__init__()
         self.config = config
-        transformer = config.network == "transformer"
-        time_dim = config.channels[0] * (1 if transformer else 4)
-        self.add_module(config.network, _transformer(config) if transformer else _unet(config))
+        if config.network == "transformer":
+            self.transformer = _transformer(config)
+            time_dim = config.channels[0]
+        else:
+            self.unet = _unet(config)
+            time_dim = config.channels[0] * 4
         self.embedding_mlp = nn.Sequential(
             nn.Linear(config.embedding_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
