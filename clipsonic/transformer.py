@@ -22,7 +22,7 @@ class MelTransformer(nn.Module):
     attention tells neighbours from strangers.
 
     A patch may hold more values than a token: then the noise, which fills all of them, does not pass through the
-    blocks. What goes past them, each value by a factor that the time decides, leaves to the blocks what is not noise.
+    blocks. What goes past them, each value by a factor of time and condition, leaves to the blocks what is not noise.
     """
 
     def __init__(self, channels: int, positions: int, width: int, layers: int, head_dim: int) -> None:
