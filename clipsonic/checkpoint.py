@@ -35,7 +35,7 @@ CARD_NAME = "README.md"
 SCHEDULER_NAME = "scheduler_config.json"
 FORMAT = 1
 REQUIRED_PARTS = ("clip", "denoiser", "scheduler", "vocoder")
-OPTIONAL_PARTS = ("prior", "supervised_prior", "audio_clip")
+OPTIONAL_PARTS = ("prior", "supervised_prior", "audio_clip", "refiner")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -145,8 +145,9 @@ class ModelFolder:
         """Return a part, loading it if this is the first time it is asked for.
 
         Args:
-            name: "clip" (`ClipEncoder`), "prior" or "supervised_prior" (`DiffusionPrior`), "denoiser" (`Denoiser`),
-                "scheduler" (the scheduler's settings, a dict), "vocoder" (`Vocoder`) or "audio_clip" (`AudioClip`).
+            name: "clip" (`ClipEncoder`), "prior" or "supervised_prior" (`DiffusionPrior`), "denoiser" or "refiner"
+                (`Denoiser`), "scheduler" (the scheduler's settings, a dict), "vocoder" (`Vocoder`) or "audio_clip"
+                (`AudioClip`).
 
         Raises:
             CheckpointError: The part is missing, damaged, or does not fit the model's other parts.
@@ -305,6 +306,7 @@ _LOADERS: dict[str, Callable[[Path, Accelerator], Any]] = {
     "supervised_prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
     "audio_clip": lambda folder, on: AudioClip.load(folder, device=on.device),
     "denoiser": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
+    "refiner": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
     "scheduler": _load_scheduler,
     "vocoder": lambda folder, on: load_vocoder(folder, device=str(on.device)),
 }
@@ -314,14 +316,14 @@ def _fits(name: str, part: Any, index: ModelIndex) -> list[tuple[str, Any, Any]]
     """List (what, the part's value, the index's value) of what neighbours must agree on."""
     if name == "clip":
         return [("embedding size", part.embedding_dim, index.embedding_dim)]
-    if name in OPTIONAL_PARTS:
-        return [("embedding size", part.config.embedding_dim, index.embedding_dim)]
     if name == "vocoder":
         return [("mel setting", part.mel, index.mel)]
-    if name == "denoiser":
+    if name in ("denoiser", "refiner"):
         return [
             ("embedding size", part.config.embedding_dim, index.embedding_dim),
             ("number of mel bands", part.config.n_mels, index.mel.n_mels),
             ("number of frames", part.config.frames, index.frames),
         ]
+    if name in OPTIONAL_PARTS:
+        return [("embedding size", part.config.embedding_dim, index.embedding_dim)]
     return []

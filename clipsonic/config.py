@@ -115,7 +115,7 @@ class MelConfig(Config):
         return math.log(self.floor)
 
 
-NETWORKS = ("unet", "transformer")
+NETWORKS = ("unet", "transformer", "convnext")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class DenoiserConfig(Config):
 
     embedding_dim: int
     network: str = "unet"
-    """"unet", or "transformer": one of `layers_per_block` blocks of `channels[0]` channels, of one level."""
+    """"unet", or of one level, with `layers_per_block` blocks of `channels[0]` channels: "transformer", "convnext"."""
     n_mels: int = 80
     frames: int = 352
     fold: tuple[int, ...] = (4, 8)
@@ -140,6 +140,8 @@ class DenoiserConfig(Config):
     """Natural log; what lies below is inaudible and is drawn as this value while denoising."""
     frame_attention: bool = False
     """Whether the frames of a video are weighted by how much they have to say, rather than averaged."""
+    below_timestep: int = 1000
+    """A refiner takes over from the denoiser at the time steps below this one; 1000 is all of them."""
 
     def __post_init__(self) -> None:
         """Check the network.
@@ -149,10 +151,14 @@ class DenoiserConfig(Config):
         """
         if self.network not in NETWORKS:
             raise ConfigError(f"network is {self.network!r}; allowed: {', '.join(NETWORKS)}")
-        if self.network == "transformer" and (len(self.channels) != 1 or self.channels[0] % self.head_dim):
+        if self.network != "unet" and len(self.channels) != 1:
+            raise ConfigError(f"channels is {self.channels}; a {self.network} has one width")
+        if self.network == "transformer" and self.channels[0] % self.head_dim:
             raise ConfigError(
-                f"channels is {self.channels}; a transformer has one width, a multiple of head_dim {self.head_dim}"
+                f"channels is {self.channels}; a transformer's width is a multiple of head_dim {self.head_dim}"
             )
+        if not 0 < self.below_timestep <= 1000:
+            raise ConfigError(f"below_timestep is {self.below_timestep}; allowed: 1 to 1000")
 
     @property
     def frame_multiple(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipsonic.config import DenoiserConfig
+from clipsonic.convnext import MelConvNeXt
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 from clipsonic.transformer import MelTransformer
 
@@ -20,17 +21,19 @@ class Denoiser(nn.Module):
     """Predict the velocity of a noisy log-mel (Salimans & Ho, 2022), given an image embedding.
 
     The mel is folded: `fold[0]` bands × `fold[1]` frames become the channels of one position, so that the network
-    (diffusers' `UNet2DModel`, or a `MelTransformer`) spends its arithmetic on wide channels rather than on many
-    positions. The embedding is added to the time embedding, which scales and shifts every block.
+    (diffusers' `UNet2DModel`, a `MelTransformer` or a `MelConvNeXt`) spends its arithmetic on wide channels rather
+    than on many positions. The embedding is added to the time embedding, which scales and shifts every block.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         """Build the network with random weights."""
         super().__init__()
         self.config = config
+        time_dim = config.channels[0]
         if config.network == "transformer":
             self.transformer = _transformer(config)
-            time_dim = config.channels[0]
+        elif config.network == "convnext":
+            self.convnext = _convnext(config)
         else:
             self.unet = _unet(config)
             time_dim = config.channels[0] * 4
@@ -53,10 +56,13 @@ class Denoiser(nn.Module):
             The velocity, float32, shape (batch, n_mels, frames).
         """
         condition = self.embedding_mlp(self.scale(embedding))
+        folded = self._fold(noisy)
         if self.config.network == "transformer":
-            velocity = self.transformer(self._fold(noisy), timestep, condition)
+            velocity = self.transformer(folded, timestep, condition)
+        elif self.config.network == "convnext":
+            velocity = self.convnext(folded, timestep, condition)
         else:
-            velocity = self.unet(self._fold(noisy), timestep, class_labels=condition).sample
+            velocity = self.unet(folded, timestep, class_labels=condition).sample
         return self._unfold(velocity).float()
 
     def scale(self, embedding: Tensor) -> Tensor:
@@ -140,3 +146,9 @@ def _transformer(config: DenoiserConfig) -> MelTransformer:
     folded = math.prod(config.fold)
     positions = config.n_mels * config.frames // folded
     return MelTransformer(folded, positions, config.channels[0], config.layers_per_block, config.head_dim)
+
+
+def _convnext(config: DenoiserConfig) -> MelConvNeXt:
+    return MelConvNeXt(
+        math.prod(config.fold), config.n_mels // config.fold[0], config.channels[0], config.layers_per_block
+    )

@@ -93,6 +93,7 @@ def _denoise(
 ) -> list[Tensor]:
     """Return the log-mels on the CPU, float32, shape (n_mels, frames) each; all run as one batch."""
     denoiser, scheduler = run.part("denoiser"), run.part("scheduler")
+    refiner = run.part("refiner") if "refiner" in run.index.parts else None
 
     def tell(step: int, total: int, preview: Callable[[], np.ndarray] | None) -> None:
         run.report("denoising", step, total, None if preview is None else lambda: preview()[::shown])
@@ -108,6 +109,7 @@ def _denoise(
             generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             windows=windows,
             negative_embeddings=negatives,
+            refiner=refiner,
             accelerator=run.folder.accelerator,
             callback=tell,
         )

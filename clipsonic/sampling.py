@@ -60,12 +60,21 @@ def make_scheduler(config: dict[str, Any], sampler: str, num_inference_steps: in
 
 
 class _Guided:
-    """The denoiser with classifier-free guidance, run in batches of one size; smaller ones where memory is short."""
+    """The denoiser with classifier-free guidance, run in batches of one size; smaller ones where memory is short.
+
+    A refiner needs no guidance: what it adds is as plausible as what it was left with.
+    """
 
     def __init__(
-        self, denoiser: Denoiser, conditions: Tensor, others: Tensor | None, guidance_scale: float, batch: int
+        self,
+        denoiser: Denoiser,
+        refiner: Denoiser | None,
+        conditions: Tensor,
+        others: Tensor | None,
+        guidance_scale: float,
+        batch: int,
     ) -> None:
-        self._denoiser, self._conditions, self._others = denoiser, conditions, others
+        self._denoiser, self._refiner, self._conditions, self._others = denoiser, refiner, conditions, others
         self._guidance_scale, self._batch = guidance_scale, batch
 
     def velocity(self, noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -92,6 +101,8 @@ class _Guided:
 
     def _chunk(self, noisy: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
         times = timestep.to(noisy.device, torch.float32).expand(len(rows))
+        if self._refiner is not None and timestep < self._refiner.config.below_timestep:
+            return self._refiner(noisy, times, self._conditions[rows])
         if self._others is None:
             return self._denoiser(noisy, times, self._conditions[rows])
         conditions = torch.cat([self._conditions[rows], self._others[rows]])
@@ -110,6 +121,7 @@ def sample_mel(
     generators: Sequence[torch.Generator],
     windows: Sequence[Windows] | None = None,
     negative_embeddings: Sequence[Tensor] | None = None,
+    refiner: Denoiser | None = None,
     accelerator: Accelerator | None = None,
     callback: StepCallback | None = None,
 ) -> list[Tensor]:
@@ -128,6 +140,8 @@ def sample_mel(
         generators: One an item, on the CPU.
         windows: Where the network looks, one an item; a single window of the denoiser's own length if left out.
         negative_embeddings: What to steer away from, in place of "no condition"; one an item, as `embeddings`.
+        refiner: An expert for little noise, which takes over where its `below_timestep` says, without guidance (an
+            ensemble of expert denoisers: Balaji et al., 2022, "eDiff-I"; SDXL's refiner).
         accelerator: The device and precision; the CPU's if left out.
         callback: Told before the first and after every evaluation; may raise `Cancelled`.
 
@@ -147,6 +161,7 @@ def sample_mel(
     others = [denoiser.null_embedding] * len(windows) if negative_embeddings is None else negative_embeddings
     guided = _Guided(
         denoiser,
+        refiner,
         _by_window(embeddings, windows).to(accelerator.device),
         _by_window(others, windows).to(accelerator.device) if guidance_scale != 1 else None,
         guidance_scale,

@@ -18,12 +18,16 @@ TRANSFORMER = DenoiserConfig(
     embedding_dim=24, network="transformer", fold=(80, 8), channels=(32,), layers_per_block=2, head_dim=16, frames=64
 )
 
+CONVNEXT = DenoiserConfig(
+    embedding_dim=24, network="convnext", fold=(4, 4), channels=(32,), layers_per_block=2, frames=64
+)
 
-@pytest.fixture(scope="module", params=[CONFIG, TRANSFORMER], ids=["unet", "transformer"])
+
+@pytest.fixture(scope="module", params=[CONFIG, TRANSFORMER, CONVNEXT], ids=["unet", "transformer", "convnext"])
 def denoiser(request: pytest.FixtureRequest) -> Denoiser:
     torch.manual_seed(0)
     denoiser = Denoiser(request.param)
-    for parameter in denoiser.parameters():  # a transformer begins as zero everywhere
+    for parameter in denoiser.parameters():  # some networks begin as zero everywhere
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return denoiser.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_guidance_moves_past_the_condition_and_one_halves_the_work() -> None:
 def test_negative_embeddings_replace_no_condition() -> None:
     mels = draw(guidance_scale=2.0, negative_embeddings=torch.tensor([[0.2, 0.0]]))
     assert mels.mean().item() == pytest.approx(0.2 + 2 * 0.5, abs=0.03)
+
+
+def test_a_refiner_takes_over_below_its_time_step_and_without_guidance() -> None:
+    denoiser, refiner, batch = GaussianDenoiser(), GaussianDenoiser(), Accelerator.choose("cpu").batch
+    refiner.config = replace(refiner.config, below_timestep=400)
+    mels = draw(denoiser, refiner=refiner, num_inference_steps=10, guidance_scale=3.0)
+    assert (denoiser.calls, refiner.calls) == ([2 * batch] * 6, [batch] * 4)  # at 999, … 499, 399, … 99
+    assert 0.9 < mels.mean().item() < 2.0, "guided as long as the denoiser had it"
+    same = draw(refiner=refiner, num_inference_steps=10)
+    assert torch.equal(same, draw(num_inference_steps=10)), "here both know the exact velocity"
 
 
 def test_windows_set_the_length() -> None:

@@ -25,7 +25,7 @@ from clipsonic.storage import slug
 CHUNK = 4
 """Queries of one call to the pipeline: an interruption loses no more."""
 UNCONDITIONAL = "unconditional"
-_PARTS = ("clip", "denoiser", "scheduler", "vocoder")
+_PARTS = ("clip", "denoiser", "refiner", "scheduler", "vocoder")
 _PRIOR_SETTINGS = ("prior_num_inference_steps", "prior_guidance_scale")
 
 Job = tuple[Query, int, str, Path]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipsonic.checkpoint import PartEntry
     from clipsonic.training.recipe import Recipe
 
-PARTS = ("clip", "prior", "denoiser", "vocoder", "audio-clip")
+PARTS = ("clip", "prior", "denoiser", "refiner", "vocoder", "audio-clip")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of shards, or of pairs, that `prepare` wrote")
     parser.add_argument("--out", type=Path, help="model folder to write; also holds what --resume needs")
     parser.add_argument("--base", type=Path, help="model folder that the other parts are taken from")
-    parser.add_argument("--init-from", type=Path, help="model folder whose part the training goes on from (denoiser)")
+    parser.add_argument(
+        "--init-from", type=Path, help="model folder whose part the training goes on from (denoiser, refiner)"
+    )
     parser.add_argument("--name", help="name of the model that --out becomes; the folder's if not given")
     parser.add_argument("--max-steps", type=int, help="steps to train; the recipe's number if not given")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
@@ -110,5 +112,7 @@ def build_task(part: str, recipe: Any, data: Path, base: Path | None, init_from:
     if init_from is None:
         return build(recipe, data, base)
     if "init_from" not in inspect.signature(build).parameters:
-        raise ConfigError(f"--init-from does not work for {part}; only the denoiser can go on from another model")
+        raise ConfigError(
+            f"--init-from does not work for {part}; only the denoiser and the refiner can go on from another model"
+        )
     return build(recipe, data, base, init_from)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DDPMScheduler
@@ -43,7 +43,7 @@ class DenoiserTaskConfig(Config):
     embedding_noise: float = 0.0
     """Norm of the Gaussian noise added to the unit-norm embeddings, so that near pictures sound alike."""
     noise_shift: float = 1.0
-    """How far the noise schedule is shifted towards noise; see `noise_scheduler`."""
+    """How far the noise schedule is shifted towards noise; see `noise_scheduler`. A refiner has its denoiser's."""
     time_power: float = 1.0
     """Uniform times in [0, 1) are raised to this power: below 1, more steps go to the noisy end, where the condition
     decides."""
@@ -122,8 +122,12 @@ class DenoiserTask(Task):
             self._whiten(new=init is None)
         if task.condition_steps and init is None:
             self._pretrain_condition(seed)
-        self.scheduler = noise_scheduler(task.noise_shift)
-        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
+        self.schedule(noise_scheduler(task.noise_shift))
+
+    def schedule(self, scheduler: DDPMScheduler) -> None:
+        """Say how noisy each time step is."""
+        self.scheduler = scheduler
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod, persistent=False)
 
     def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the mean squared error of the velocity."""
@@ -152,7 +156,7 @@ class DenoiserTask(Task):
         start = torch.rand(1, generator=generator, device=generator.device)
         spread = rows(lambda all_: torch.arange(all_, device=generator.device) / all_, count, generator)
         time = ((start + spread) % 1) ** self.config.time_power
-        return (time * len(self.alphas_cumprod)).long()
+        return (time * self.denoiser.config.below_timestep).long()
 
     def _condition(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
         """Choose each video's condition, and drop some; (batch, dim)."""
@@ -216,8 +220,21 @@ class DenoiserTask(Task):
             self._vocoder = load_vocoder(self.vocoder_folder)
         chosen = range(0, len(self.dataset), -(-len(self.dataset) // SAMPLES))
         embeddings = torch.stack([self.dataset[n]["embeddings"][0] for n in chosen]).to(self.alphas_cumprod.device)
-        with self.folded() as denoiser:
-            write_samples(denoiser, self.scheduler.config, embeddings, self._vocoder, folder, step, writer)
+        with self.folded() as trained:
+            networks = self.networks(trained)
+            write_samples(
+                scheduler_config=self.scheduler.config,
+                embeddings=embeddings,
+                vocoder=self._vocoder,
+                folder=folder,
+                step=step,
+                writer=writer,
+                **networks,
+            )
+
+    def networks(self, trained: Denoiser) -> dict[str, Denoiser]:
+        """Return what samples are drawn with: a "denoiser", and a "refiner" if there is one."""
+        return {"denoiser": trained}
 
     def save(self, folder: Path) -> None:
         """Write the denoiser and the scheduler it belongs to."""
@@ -227,6 +244,9 @@ class DenoiserTask(Task):
         if self.config.condition == "clap-text":
             size = self.denoiser.config.embedding_dim
             write_text(folder / "clip" / CONFIG_NAME, ClipConfig(embedding_dim=size, clap=self.config.clap).to_json())
+
+
+AnyDenoiserTask = TypeVar("AnyDenoiserTask", bound=DenoiserTask)
 
 
 def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None = None) -> DenoiserTask:
@@ -239,11 +259,18 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
         DataError: The shards cannot be read.
         CheckpointError: The denoiser to begin from cannot be read or is of another shape.
     """
+    return build_task(DenoiserTask, recipe, data, base, init_from)
+
+
+def build_task(
+    kind: type[AnyDenoiserTask], recipe: Recipe, data: Path, base: Path | None, init_from: Path | None
+) -> AnyDenoiserTask:
+    """Do what `build` says, for a task of any kind."""
     if base is None:
-        raise ConfigError("training the denoiser needs CLIP; give a model folder that has it with --base")
+        raise ConfigError(f"training the {kind.part} needs CLIP; give a model folder that has it with --base")
     task = DenoiserTaskConfig.from_dict(recipe.task)
     model = DenoiserConfig.from_dict(recipe.model)
-    init = None if init_from is None else load_initial(init_from / DenoiserTask.part, recipe.model)
+    init = None if init_from is None else load_initial(init_from / kind.part, recipe.model)
     dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
     if task.condition in CONDITIONS[1:]:
         dataset = _labelled(dataset, task, data, base)
@@ -252,7 +279,7 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
     for name, found, wanted in (("embedding_dim", size, config.embedding_dim), ("frames", length, config.frames)):
         if found != wanted:
             raise ConfigError(f"the model's {name} is {wanted}, the data's {found}; set model.{name} in the recipe")
-    result = DenoiserTask(config, task, dataset, recipe.training.seed, init)
+    result = kind(config, task, dataset, recipe.training.seed, init)
     result.vocoder_folder = base / "vocoder"
     return result
 

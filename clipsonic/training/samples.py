@@ -28,6 +28,7 @@ def write_samples(
     folder: Path,
     step: int,
     writer: Any,
+    refiner: Denoiser | None = None,
 ) -> None:
     """Render some embeddings from always the same noise, and write `STEP.png` and `STEP-N.wav`.
 
@@ -39,6 +40,7 @@ def write_samples(
         folder: Where to.
         step: The training step, for the names.
         writer: TensorBoard's, or None.
+        refiner: What takes over from the denoiser, if anything does.
     """
     drawn = sample_mel(
         denoiser,
@@ -48,6 +50,7 @@ def write_samples(
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
         generators=[torch.Generator().manual_seed(n) for n in range(len(embeddings))],
+        refiner=refiner,
         accelerator=Accelerator(embeddings.device, torch.float32, len(embeddings)),
     )
     mels = torch.stack(drawn)

@@ -128,6 +128,7 @@ STAGES = {
 PARTS = {
     "clip": "CLIP",
     "denoiser": "the denoiser",
+    "refiner": "the refiner",
     "prior": "the diffusion prior",
     "supervised_prior": "the supervised prior",
     "vocoder": "the vocoder",
