@@ -134,22 +134,28 @@ def test_an_organisers_way_in_a_browser(url: str, tmp_path: Path):
             page.get_by_label("Organiser's password").first.fill(PASSWORD)
 
         enter()
-        page.get_by_label("Title").fill("Bells")
+        page.get_by_label("Title").fill("Zanzibar")
         page.get_by_label("Prompts").fill("church bells")
         page.locator("#curate-generate").click()
         sync_api.expect(page.locator("#curate-status")).to_contain_text("4 candidates", timeout=180_000)
         page.locator("#curate-status").click()
         page.keyboard.press("k")
         sync_api.expect(page.locator("#curate-status")).to_contain_text("kept")
-        assert [one.decision for one in Curation.open(tmp_path / "bells").candidates()].count("keep") == 1
+        assert [one.decision for one in Curation.open(tmp_path / "zanzibar").candidates()].count("keep") == 1
+        assert "zanzibar" not in page.request.get(url + "config").text(), "names of sets are the organiser's alone"
         enter()
+        page.get_by_label("Organiser's password").first.fill("")
         page.get_by_label("Set", exact=True).click()
-        page.get_by_role("option", name="bells").click()
+        sync_api.expect(page.locator("#curate-status")).to_contain_text("password comes first")
+        assert not page.get_by_role("option", name="zanzibar").count()
+        page.get_by_label("Organiser's password").first.fill(PASSWORD)
+        page.get_by_label("Set", exact=True).click()
+        page.get_by_role("option", name="zanzibar").click()
         sync_api.expect(page.locator("#curate-status")).to_contain_text("4 candidates")
         assert "✓ kept" in page.get_by_label("Candidate", exact=True).first.input_value()
         page.locator("#curate-build").click()
         sync_api.expect(page.locator("#curate-status")).to_contain_text("is built")
         page.get_by_role("tab", name="Take the test").click()
-        page.locator('iframe[src="listening/bells/"]').wait_for()
+        page.locator('iframe[src="listening/zanzibar/"]').wait_for()
         browser.close()
-    assert verify(tmp_path / "bells") == []
+    assert verify(tmp_path / "zanzibar") == []

@@ -197,12 +197,14 @@ def _line(one: Candidate, prompt: str) -> str:
 def add_curate_tab(folder: Path, gate: Gate, load: Callable[[], ClipSonicPipeline], page: gr.Blocks) -> None:
     """Lay out the tab inside the current `gr.Blocks`, which is `page`."""
     curator = Curator(folder, gate, load)
-    with gr.Tab("Curate", id="curate") as tab:
+    with gr.Tab("Curate", id="curate"):
         with gr.Row():
             password = gr.Textbox(
-                label="Organiser's password", info="It is sent with every request and kept nowhere.", type="password"
+                label="Organiser's password",
+                info="Enter shows the sets. It is sent with every request and kept nowhere.",
+                type="password",
             )
-            which = gr.Dropdown(curator.names(), label="Set", info="Sets that were begun here.")
+            which = gr.Dropdown([], label="Set", info="Sets that were begun here.")
         with gr.Accordion("Begin a set, or go on with one", open=True):
             title = gr.Textbox(label="Title", info="Listeners see it; the folder is named after it.", max_length=60)
             prompts = gr.Textbox(label="Prompts", info="One a line.", lines=4)
@@ -230,7 +232,6 @@ def add_curate_tab(folder: Path, gate: Gate, load: Callable[[], ClipSonicPipelin
         finish = gr.Button("Build the set", variant="primary", elem_id="curate-build")
     _connect(
         curator,
-        tab,
         {"password": password, "which": which, "candidate": candidate, "player": player, "status": status},
         buttons,
     )
@@ -244,12 +245,12 @@ def add_curate_tab(folder: Path, gate: Gate, load: Callable[[], ClipSonicPipelin
     page.load(None, None, None, js=LISTEN_TO_KEYS)
 
 
-def _connect(curator: Curator, tab: gr.Tab, made: dict[str, Any], buttons: dict[str, gr.Button]) -> None:
+def _connect(curator: Curator, made: dict[str, Any], buttons: dict[str, gr.Button]) -> None:
     """Connect the choosing of sets and candidates, and the decisions."""
     password, which, candidate = made["password"], made["which"], made["candidate"]
     opened = [made["candidate"], made["status"]]
-    tab.select(lambda: gr.update(choices=curator.names()), None, which, **QUIET)
-    gr.on([which.input, password.submit], _opening(curator), [password, which], opened, **QUIET)
+    gr.on([password.submit, which.focus], _naming(curator), password, [which, made["status"]], **QUIET)
+    which.input(_opening(curator), [password, which], opened, **QUIET)
     candidate.change(_hearing(curator), [password, which, candidate], made["player"], **QUIET)
     for name, button in buttons.items():
         button.click(_deciding(curator, name), [password, which, candidate], opened, **QUIET)
@@ -288,6 +289,22 @@ def _stopping(curator: Curator) -> Callable[..., Any]:
         curator.stop(visitor_of(request))
 
     return stop
+
+
+def _naming(curator: Curator) -> Callable[..., Any]:
+    """Return what fills the list of sets, whose names are the organiser's alone."""
+
+    def name(password: str, request: gr.Request) -> tuple[Any, str]:
+        if not password:
+            return gr.update(), "The organiser's password comes first."
+        try:
+            curator.check(password, request)
+        except ClipSonicError as error:
+            raise in_page(error) from error
+        names = curator.names()
+        return gr.update(choices=names), f"Choose one of {len(names)} sets, or begin one." if names else "No set yet."
+
+    return name
 
 
 def _opening(curator: Curator) -> Callable[..., Any]:
