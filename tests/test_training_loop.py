@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clipsonic.cli import main
+from clipsonic.training.cost import flops_per_clip
 from clipsonic.training.draws import SharedGenerator, rows
+from clipsonic.training.loop import Task
 from clipsonic.training.run_log import RunLog, read_log
 from tests.test_training import MODEL, write_corpus
 
@@ -173,3 +176,17 @@ def test_bad_input_is_one_line(
     assert len(complaint) == 1
     assert told in complaint[0]
     assert not (tmp_path / "out" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_convolution_and_its_backward_pass_are_three_times_its_forward_one(groups: int) -> None:
+    class Convolution(Task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv1d(8, 8, 3, padding=1, groups=groups, bias=False)
+
+        def loss(self, batch: dict[str, torch.Tensor], phase: str, generator: torch.Generator) -> tuple[Any, dict]:
+            return self.layer(batch["x"].requires_grad_()).sum(), {}
+
+    work = flops_per_clip(Convolution(), {"x": torch.randn(2, 8, 10)}, torch.device("cpu"))
+    assert work == 3 * 2 * 10 * 8 * 8 // groups * 3
