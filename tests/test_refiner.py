@@ -101,6 +101,7 @@ def test_training_goes_on_from_a_models_refiner(corpus: Path, tiny_model: Path, 
         ({"below_timestep": 1000}, "a refiner needs it below 1000"),
         ({"below_timestep": 0}, "below_timestep is 0; allowed: 1 to 1000"),
         ({"channels": [16, 32]}, "a convnext has one width"),
+        ({"mel_std": 3.0}, "the refiner's mel_std is 3.0, its denoiser's 2.2"),
     ],
 )
 def test_a_wrong_recipe_is_told(

@@ -11,6 +11,9 @@ from clipsonic.errors import CheckpointError, ConfigError
 from clipsonic.training.denoiser import DenoiserTask, build_task
 from clipsonic.training.recipe import Recipe
 
+SCALE = ("mel_mean", "mel_std", "mel_floor")
+"""How a log-mel becomes what is denoised: one takes over what the other left."""
+
 
 class RefinerTask(DenoiserTask):
     """What the denoiser's task is, at the time steps below `below_timestep` of the denoiser's own schedule."""
@@ -40,7 +43,7 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
     With `init_from`, a model folder, training goes on from its refiner.
 
     Raises:
-        ConfigError: No base model is given, or the recipe leaves the denoiser nothing to do.
+        ConfigError: No base model is given, the recipe leaves the denoiser nothing to do, or scales mels otherwise.
         DataError: The shards cannot be read.
         CheckpointError: The base has no denoiser, or the refiner to begin from cannot be used.
     """
@@ -55,7 +58,12 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
     except OSError as error:
         raise CheckpointError(f"{base} has no scheduler; train the denoiser first") from error
     task.base = base
+    denoiser = Denoiser.load(base / "denoiser")
+    for name in SCALE:
+        if (value := getattr(task.denoiser.config, name)) != (wanted := getattr(denoiser.config, name)):
+            raise ConfigError(
+                f"the refiner's {name} is {value}, its denoiser's {wanted}; set model.{name} in the recipe"
+            )
     # Sounds made of no condition come with the denoiser's.
-    null_embedding = task.denoiser.null_embedding.requires_grad_(False)
-    null_embedding.copy_(Denoiser.load(base / "denoiser").null_embedding)
+    task.denoiser.null_embedding.requires_grad_(False).copy_(denoiser.null_embedding)
     return task
