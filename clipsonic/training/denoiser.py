@@ -259,15 +259,20 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
         DataError: The shards cannot be read.
         CheckpointError: The denoiser to begin from cannot be read or is of another shape.
     """
-    return build_task(DenoiserTask, recipe, data, base, init_from)
+    return build_task(DenoiserTask, recipe, data, required(base, DenoiserTask.part), init_from)
+
+
+def required(base: Path | None, part: str) -> Path:
+    """Return the base model, without which a part cannot be trained."""
+    if base is None:
+        raise ConfigError(f"training the {part} needs CLIP; give a model folder that has it with --base")
+    return base
 
 
 def build_task(
-    kind: type[AnyDenoiserTask], recipe: Recipe, data: Path, base: Path | None, init_from: Path | None
+    kind: type[AnyDenoiserTask], recipe: Recipe, data: Path, base: Path, init_from: Path | None
 ) -> AnyDenoiserTask:
     """Do what `build` says, for a task of any kind."""
-    if base is None:
-        raise ConfigError(f"training the {kind.part} needs CLIP; give a model folder that has it with --base")
     task = DenoiserTaskConfig.from_dict(recipe.task)
     model = DenoiserConfig.from_dict(recipe.model)
     init = None if init_from is None else load_initial(init_from / kind.part, recipe.model)

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 
 from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
-from clipsonic.training.denoiser import DenoiserTask, build_task
+from clipsonic.training.denoiser import DenoiserTask, build_task, required
 from clipsonic.training.recipe import Recipe
 
 SCALE = ("mel_mean", "mel_std", "mel_floor")
@@ -47,6 +47,7 @@ def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None 
         DataError: The shards cannot be read.
         CheckpointError: The base has no denoiser, or the refiner to begin from cannot be used.
     """
+    base = required(base, RefinerTask.part)
     task = build_task(RefinerTask, recipe, data, base, init_from)
     steps = task.scheduler.config.num_train_timesteps
     if task.denoiser.config.below_timestep >= steps:
