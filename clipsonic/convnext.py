@@ -8,7 +8,8 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TIME_CHANNELS = 256
+from clipsonic.transformer import TIME_CHANNELS, zero
+
 CONVOLUTION = 5
 
 
@@ -38,7 +39,7 @@ class MelConvNeXt(nn.Module):
         self.out = nn.Linear(width, channels)
         self.skip = nn.Linear(width, channels)
         for layer in (self.out, self.skip):
-            _zero(layer)
+            zero(layer)
 
     def forward(self, patches: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Map patches (batch, channels, rows, columns) to as many; times are (batch,), conditions (batch, width)."""
@@ -66,10 +67,5 @@ class _Block(nn.Module):
 
 def _norm(width: int) -> AdaLayerNormContinuous:
     norm = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
-    _zero(norm.linear)
+    zero(norm.linear)
     return norm
-
-
-def _zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

@@ -45,7 +45,7 @@ class MelTransformer(nn.Module):
         self.out = nn.Linear(width, channels)
         self.skip = nn.Linear(width, channels)
         for layer in (self.norm.linear, self.out, self.skip):
-            _zero(layer)
+            zero(layer)
 
     def forward(self, patches: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Map patches (batch, channels, rows, columns) to as many; times are (batch,), conditions (batch, width)."""
@@ -66,7 +66,7 @@ class _Block(nn.Module):
         self.attention = Attention(width, heads=width // head_dim, dim_head=head_dim, bias=True)
         self.feed_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.feed = FeedForward(width, activation_fn="gelu-approximate")
-        _zero(self.norm.linear)
+        zero(self.norm.linear)
 
     def forward(self, tokens: Tensor, given: Tensor) -> Tensor:
         """Attend, then transform each token; both are scaled, shifted and gated by what is given."""
@@ -77,6 +77,7 @@ class _Block(nn.Module):
         return tokens + feed_gate[:, None] * self.feed(normed)
 
 
-def _zero(layer: nn.Linear) -> None:
+def zero(layer: nn.Linear) -> None:
+    """Make a layer begin as zero everywhere."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

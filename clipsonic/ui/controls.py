@@ -107,7 +107,8 @@ def _seed() -> tuple[Block, gr.Checkbox]:
     with gr.Row(equal_height=True):
         seed = gr.Number(DEFAULTS.seed, precision=0, minimum=0, label=label, info=info, min_width=130)
         lock = gr.Checkbox(False, label=words.LOCK[0], info=words.LOCK[1], min_width=130)
-    seed.input(lambda: True, None, lock, show_progress="hidden", queue=False, api_visibility="private")
+    # In the browser, for a round trip may end after the next click.
+    seed.input(None, None, lock, js="() => true", show_progress="hidden", api_visibility="private")
     return seed, lock
 
 
