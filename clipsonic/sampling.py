@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import diffusers
 import numpy as np
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,28 +36,74 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 of the cosine schedule; DPM-Solver-2 takes its place as the second-order method of two evaluations a step."""
 
 
-def make_scheduler(config: dict[str, Any], sampler: str, num_inference_steps: int) -> Any:
-    """Return diffusers' scheduler for a sampler, its time steps set.
+SPACING_POWER = 1.5
+"""How much closer the time steps lie where there is little noise; 1 spaces them evenly. Detail is settled there, and a
+last step from afar would leave its mean."""
+
+
+class Schedule:
+    """A sampler over a few of the training's time steps ("respacing": Nichol & Dhariwal, 2021).
+
+    The sampler is one of diffusers' over a schedule that has these time steps alone, so each of them, whatever spacing
+    it knows itself, goes through the same ones.
+
+    Attributes:
+        sampler: Diffusers' scheduler; its time steps count those that were chosen.
+        kept: How much of the signal's power is left at each of the training's time steps, float64.
+    """
+
+    def __init__(self, config: dict[str, Any], sampler: str, num_inference_steps: int) -> None:
+        """Set up the time steps.
+
+        Args:
+            config: The training's `scheduler_config.json`.
+            sampler: One of `SAMPLERS`.
+            num_inference_steps: Steps; the sampler "dpm2" evaluates the denoiser twice in each but the last.
+
+        Raises:
+            SettingsError: There is no such sampler.
+            CheckpointError: The configuration is not one for velocity prediction.
+        """
+        if sampler not in SAMPLERS:
+            raise SettingsError(f"sampler is {sampler!r}; allowed: one of {', '.join(SAMPLERS)}")
+        if config.get("prediction_type") != "v_prediction":
+            found = config.get("prediction_type")
+            raise CheckpointError(
+                f"the scheduler's prediction_type is {found!r}, expected 'v_prediction'; mend the model"
+            )
+        name, options = _SCHEDULERS[sampler]
+        self.kept = DDPMScheduler.from_config(config).alphas_cumprod.double()
+        self._log_noise = (1 / self.kept - 1).log()
+        self._times = spaced_times(len(self.kept), num_inference_steps)
+        kept = self.kept[self._times]
+        betas = 1 - kept / F.pad(kept, (1, 0), value=1.0)[:-1]
+        self.sampler = getattr(diffusers, name).from_config(
+            config,
+            trained_betas=betas.tolist(),
+            num_train_timesteps=len(kept),
+            timestep_spacing="trailing",
+            **options,
+        )
+        # Written anew: where a step takes nearly all that is left, one minus its beta is nothing in float32.
+        self.sampler.alphas_cumprod = kept.float()
+        self.sampler.set_timesteps(len(kept))
+
+    def time(self, step: Tensor) -> float:
+        """Return the training's time step of the same noise as one of the sampler's, which may lie between two."""
+        noise = np.interp(float(step), np.arange(len(self._times)), self._log_noise[self._times])
+        return float(np.interp(noise, self._log_noise, np.arange(len(self.kept))))
+
+
+def spaced_times(train_steps: int, steps: int) -> Tensor:
+    """Return distinct time steps of the training, rising, with the last among them, int64, shape (steps,).
 
     Args:
-        config: The training's `scheduler_config.json`.
-        sampler: One of `SAMPLERS`.
-        num_inference_steps: Steps; the sampler "dpm2" evaluates the denoiser twice in each but the last.
-
-    Raises:
-        SettingsError: There is no such sampler.
-        CheckpointError: The configuration is not one for velocity prediction.
+        train_steps: Time steps of the training.
+        steps: At most as many.
     """
-    if sampler not in SAMPLERS:
-        raise SettingsError(f"sampler is {sampler!r}; allowed: one of {', '.join(SAMPLERS)}")
-    if config.get("prediction_type") != "v_prediction":
-        found = config.get("prediction_type")
-        raise CheckpointError(f"the scheduler's prediction_type is {found!r}, expected 'v_prediction'; mend the model")
-    name, options = _SCHEDULERS[sampler]
-    # "trailing" starts at the last time step, where the training's noise is whole, and never stops short of the first.
-    scheduler = getattr(diffusers, name).from_config(config, timestep_spacing="trailing", **options)
-    scheduler.set_timesteps(num_inference_steps)
-    return scheduler
+    even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    wanted, order = ((train_steps - 1) * even**SPACING_POWER).round().long(), torch.arange(steps)
+    return (wanted - order).cummax(dim=0).values + order
 
 
 class _Guided:
@@ -77,7 +124,7 @@ class _Guided:
         self._denoiser, self._refiner, self._conditions, self._others = denoiser, refiner, conditions, others
         self._guidance_scale, self._batch = guidance_scale, batch
 
-    def velocity(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def velocity(self, noisy: Tensor, time: float) -> Tensor:
         """Return the guided velocity, float32, shape (windows, n_mels, frames).
 
         Raises:
@@ -85,7 +132,7 @@ class _Guided:
         """
         while True:
             try:
-                return self._velocity(noisy, timestep)
+                return self._velocity(noisy, time)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self._batch == 1:
                     raise
@@ -93,15 +140,15 @@ class _Guided:
             self._batch //= 2
             release_memory()
 
-    def _velocity(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def _velocity(self, noisy: Tensor, time: float) -> Tensor:
         count = len(noisy)
         rows = torch.arange(-(-count // self._batch) * self._batch, device=noisy.device) % count
-        outputs = [self._chunk(noisy[chunk], timestep, chunk) for chunk in rows.split(self._batch)]
+        outputs = [self._chunk(noisy[chunk], time, chunk) for chunk in rows.split(self._batch)]
         return torch.cat(outputs)[:count]
 
-    def _chunk(self, noisy: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
-        times = timestep.to(noisy.device, torch.float32).expand(len(rows))
-        if self._refiner is not None and timestep < self._refiner.config.below_timestep:
+    def _chunk(self, noisy: Tensor, time: float, rows: Tensor) -> Tensor:
+        times = torch.full((len(rows),), time, device=noisy.device)
+        if self._refiner is not None and time < self._refiner.config.below_timestep:
             return self._refiner(noisy, times, self._conditions[rows])
         if self._others is None:
             return self._denoiser(noisy, times, self._conditions[rows])
@@ -156,7 +203,7 @@ def sample_mel(
     accelerator = accelerator or Accelerator.choose("cpu")
     config = denoiser.config
     windows = windows or [Windows.cover(config.frames, config.frames)] * len(generators)
-    schedulers = [make_scheduler(scheduler_config, sampler, num_inference_steps) for _ in generators]
+    schedules = [Schedule(scheduler_config, sampler, num_inference_steps) for _ in generators]
     noises = [torch.randn(1, config.n_mels, w.span, generator=g) for w, g in zip(windows, generators, strict=True)]
     others = [denoiser.null_embedding] * len(windows) if negative_embeddings is None else negative_embeddings
     guided = _Guided(
@@ -167,7 +214,7 @@ def sample_mel(
         guidance_scale,
         accelerator.batch,
     )
-    loop = _Loop(guided, schedulers, generators, windows, accelerator)
+    loop = _Loop(guided, schedules, generators, windows, accelerator)
     return loop.run(noises, denoiser.denormalize, callback)
 
 
@@ -182,7 +229,7 @@ class _Step(NamedTuple):
 
     scaled: list[Tensor]
     velocities: list[Tensor]
-    timestep: Tensor
+    time: float
 
 
 class _Loop:
@@ -191,14 +238,14 @@ class _Loop:
     def __init__(
         self,
         guided: _Guided,
-        schedulers: list[Any],
+        schedules: list[Schedule],
         generators: Sequence[torch.Generator],
         windows: Sequence[Windows],
         accelerator: Accelerator,
     ) -> None:
-        self._guided, self._schedulers, self._accelerator = guided, schedulers, accelerator
-        self._windows = windows
-        takes_generator = "generator" in inspect.signature(schedulers[0].step).parameters
+        self._guided, self._windows, self._accelerator = guided, windows, accelerator
+        self._schedule, self._schedulers = schedules[0], [schedule.sampler for schedule in schedules]
+        takes_generator = "generator" in inspect.signature(self._schedulers[0].step).parameters
         self._extra = [{"generator": g} if takes_generator else {} for g in generators]
 
     def run(
@@ -206,24 +253,25 @@ class _Loop:
     ) -> list[Tensor]:
         """Denoise; returns natural-log mels on the CPU, float32, shape (n_mels, frames) each."""
         samples = [noise * s.init_noise_sigma for noise, s in zip(noises, self._schedulers, strict=True)]
-        timesteps = self._schedulers[0].timesteps
-        _tell(callback, 0, len(timesteps), None)
-        for done, timestep in enumerate(timesteps, 1):
-            scaled = [s.scale_model_input(x, timestep) for s, x in self._pairs(samples)]
-            velocities = self._velocities(scaled, timestep)
+        steps = self._schedulers[0].timesteps
+        _tell(callback, 0, len(steps), None)
+        for done, step in enumerate(steps, 1):
+            scaled = [s.scale_model_input(x, step) for s, x in self._pairs(samples)]
+            time = self._schedule.time(step)
+            velocities = self._velocities(scaled, time)
             samples = [
-                s.step(v, timestep, x, **extra).prev_sample
+                s.step(v, step, x, **extra).prev_sample
                 for (s, x), v, extra in zip(self._pairs(samples), velocities, self._extra, strict=True)
             ]
-            step = _Step(scaled, velocities, timestep)
-            _tell(callback, done, len(timesteps), partial(self._preview, step, denormalize))
+            seen = _Step(scaled, velocities, time)
+            _tell(callback, done, len(steps), partial(self._preview, seen, denormalize))
         return self._crop([denormalize(sample) for sample in samples])
 
-    def _velocities(self, scaled: list[Tensor], timestep: Tensor) -> list[Tensor]:
+    def _velocities(self, scaled: list[Tensor], time: float) -> list[Tensor]:
         """Return each item's velocity, averaged over its windows, float32 on the CPU, shape (1, n_mels, span)."""
         pieces = torch.cat([w.cut(x) for w, x in zip(self._windows, scaled, strict=True)])
         with self._accelerator.autocast():
-            velocity = self._guided.velocity(pieces.to(self._accelerator.device), timestep).float().cpu()
+            velocity = self._guided.velocity(pieces.to(self._accelerator.device), time).float().cpu()
         shares = velocity.split([len(w.starts) for w in self._windows])
         return [w.join(share) for w, share in zip(self._windows, shares, strict=True)]
 
@@ -233,11 +281,11 @@ class _Loop:
     def _crop(self, mels: list[Tensor]) -> list[Tensor]:
         return [mel[0, :, : w.frames] for w, mel in zip(self._windows, mels, strict=True)]
 
-    def _preview(self, step: _Step, denormalize: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _preview(self, seen: _Step, denormalize: Callable[[Tensor], Tensor]) -> np.ndarray:
         """Return the clean log-mels that a velocity points at: alpha * x - sigma * v, silence after the shorter."""
-        alpha_squared = self._schedulers[0].alphas_cumprod[round(float(step.timestep))]
+        alpha_squared = self._schedule.kept[round(seen.time)].float()
         alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
-        pairs = zip(step.scaled, step.velocities, strict=True)
+        pairs = zip(seen.scaled, seen.velocities, strict=True)
         mels = self._crop([denormalize(alpha * x - sigma * v) for x, v in pairs])
         longest = max(w.frames for w in self._windows)
         silence = float(denormalize(torch.tensor(-torch.inf)))

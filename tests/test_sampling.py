@@ -15,7 +15,7 @@ from torch import Tensor
 from clipsonic.config import SAMPLERS, DenoiserConfig
 from clipsonic.device import Accelerator
 from clipsonic.errors import Cancelled, CheckpointError, SettingsError
-from clipsonic.sampling import make_scheduler, sample_mel
+from clipsonic.sampling import Schedule, sample_mel, spaced_times
 from clipsonic.windows import Windows
 
 STD = 0.5
@@ -73,6 +73,28 @@ def test_few_steps_stay_finite_and_take_that_many(sampler: str) -> None:
         assert len(denoiser.calls) == (2 * steps - 1 if sampler == "dpm2" else steps)
 
 
+def test_time_steps_are_distinct_and_lie_closer_where_there_is_little_noise() -> None:
+    for steps in range(1, 1001):
+        times = spaced_times(1000, steps)
+        assert len(times) == steps and times[0] >= 0 and times[-1] == 999
+        assert (times.diff() > 0).all(), steps
+    gaps = spaced_times(1000, 25).diff()
+    assert gaps[0] < gaps[12] < gaps[-1]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_goes_through_the_trainings_noise(sampler: str) -> None:
+    schedule = Schedule(CONFIG, sampler, 25)
+    steps = schedule.sampler.timesteps
+    times = [schedule.time(step) for step in steps]
+    assert times == sorted(times, reverse=True) and times[0] == pytest.approx(999)
+    whole = {step: time for step, time in zip(steps.tolist(), times, strict=True) if step == round(step)}
+    assert len(whole) == 25
+    for step, time in whole.items():
+        kept = schedule.sampler.alphas_cumprod[int(step)]
+        assert kept.item() == pytest.approx(SCHEDULER.alphas_cumprod[round(time)].item(), rel=1e-3)
+
+
 def test_every_sampler_computes_something_else() -> None:
     results = {sampler: draw(sampler=sampler, num_inference_steps=8) for sampler in SAMPLERS}
     for one, other in itertools.combinations(SAMPLERS, 2):
@@ -104,7 +126,7 @@ def test_a_refiner_takes_over_below_its_time_step_and_without_guidance() -> None
     denoiser, refiner, batch = GaussianDenoiser(), GaussianDenoiser(), Accelerator.choose("cpu").batch
     refiner.config = replace(refiner.config, below_timestep=400)
     mels = draw(denoiser, refiner=refiner, num_inference_steps=10, guidance_scale=3.0)
-    assert (denoiser.calls, refiner.calls) == ([2 * batch] * 6, [batch] * 4)  # at 999, … 499, 399, … 99
+    assert (denoiser.calls, refiner.calls) == ([2 * batch] * 5, [batch] * 5)  # at 999, … 464, 353, … 32
     assert 0.9 < mels.mean().item() < 2.0, "guided as long as the denoiser had it"
     same = draw(refiner=refiner, num_inference_steps=10)
     assert torch.equal(same, draw(num_inference_steps=10)), "here both know the exact velocity"
@@ -139,6 +161,6 @@ def test_cancelling_stops_within_a_step() -> None:
 
 def test_unknown_sampler_and_wrong_prediction_are_told() -> None:
     with pytest.raises(SettingsError, match=r"sampler is 'plms'; allowed: one of dpmpp-2m"):
-        make_scheduler(CONFIG, "plms", 5)
+        Schedule(CONFIG, "plms", 5)
     with pytest.raises(CheckpointError, match="'epsilon', expected 'v_prediction'"):
-        make_scheduler(CONFIG | {"prediction_type": "epsilon"}, "ddim", 5)
+        Schedule(CONFIG | {"prediction_type": "epsilon"}, "ddim", 5)

@@ -39,8 +39,8 @@ class Api:
             **settings: Fields of `GenerationSettings`, and `toward`: a text that the sound is morphed towards.
 
         Returns:
-            The wav files, which carry prompt, method, seed, settings and model as tags, and how they were made:
-            model, settings, seconds taken and for each file its method and seed.
+            The wav files, which carry prompt, method, seed, settings and model as tags
+            How they were made: model, settings, seconds taken and for each file its method and seed
         """
         yield from self._sounds({"prompt": prompt}, self._text_methods, request, settings)
 
@@ -55,8 +55,8 @@ class Api:
             **settings: Fields of `GenerationSettings`, and `toward`: a text that the sound is morphed towards.
 
         Returns:
-            The wav files, which carry picture name, method, seed, settings and model as tags, and how they were made:
-            model, settings, seconds taken and for each file its method and seed.
+            The wav files, which carry picture name, method, seed, settings and model as tags
+            How they were made: model, settings, seconds taken and for each file its method and seed
         """
         yield from self._sounds({"image": path_or_text(image)}, ("iq",), request, settings)
 
@@ -71,8 +71,8 @@ class Api:
             **settings: Fields of `GenerationSettings`, and `toward`: a text that the sound is morphed towards.
 
         Returns:
-            The wav files, which carry video name, method, seed, settings and model as tags, and how they were made:
-            model, settings, seconds taken and for each file its method and seed.
+            The wav files, which carry video name, method, seed, settings and model as tags
+            How they were made: model, settings, seconds taken and for each file its method and seed
         """
         yield from self._sounds({"video": path_or_text(video)}, ("iq",), request, settings)
 
@@ -87,8 +87,8 @@ class Api:
             **settings: Fields of `GenerationSettings`, and `toward`: a text that the sound is morphed towards.
 
         Returns:
-            The wav files, which carry the sound's name, method, seed, settings and model as tags, and how they were
-            made: model, settings, seconds taken and for each file its method and seed.
+            The wav files, which carry the sound's name, method, seed, settings and model as tags
+            How they were made: model, settings, seconds taken and for each file its method and seed
         """
         yield from self._sounds({"audio": path_or_text(audio)}, ("aq",), request, settings)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +110,7 @@ def launch_options() -> dict[str, Any]:
         "css": (ASSETS / "studio.css").read_text(encoding="utf-8"),
         "footer_links": ["api", "settings"],
         "run_history": False,  # the page has its own, which plays the sounds again
-        "mcp_server": find_spec("mcp") is not None,
+        "mcp_server": True,
         "max_file_size": LARGEST_UPLOAD,
         "ssr_mode": False,
     }
