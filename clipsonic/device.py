@@ -108,9 +108,9 @@ def fast_dtype(device_type: str) -> torch.dtype:
     """
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device_type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
-        return torch.bfloat16
-    return torch.float32
+    # Older versions of torch cannot say what the CPU has.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if device_type == "cpu" and capabilities.get("avx512_bf16") else torch.float32
 
 
 def _describe(name: str) -> tuple[torch.dtype, int]:
