@@ -1,4 +1,4 @@
-"""Many visitors at once: `python tests/load_visitors.py --visitors 100 --seconds 300` against an app of its own.
+"""Many visitors at once, against an app of its own: `PYTHONPATH=. python tests/load_visitors.py --visitors 100`.
 
 Loopback only; it stops by itself. Each sound's tags must match its request, nobody may meet another error than a polite
 "busy", and the app's memory must come back. `pytest` runs a small version (`tests/test_live_app.py`).
