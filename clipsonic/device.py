@@ -109,7 +109,7 @@ def fast_dtype(device_type: str) -> torch.dtype:
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     # Older versions of torch cannot say what the CPU has.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if device_type == "cpu" and capabilities.get("avx512_bf16") else torch.float32
 
 
