@@ -183,7 +183,7 @@ def sample_mel(
             (embedding_dim,) or (1, embedding_dim), or one a window, shape (windows, embedding_dim).
         sampler: One of `SAMPLERS`.
         num_inference_steps: At least 1.
-        guidance_scale: 1 is plain sampling and takes half the time; larger follows the condition more closely.
+        guidance_scale: 1 is plain sampling and halves the denoiser's work; larger follows the condition more closely.
         generators: One an item, on the CPU.
         windows: Where the network looks, one an item; a single window of the denoiser's own length if left out.
         negative_embeddings: What to steer away from, in place of "no condition"; one an item, as `embeddings`.
