@@ -104,7 +104,7 @@ def loudness(waveform: np.ndarray, sample_rate: int) -> float:
     Returns:
         Loudness in LUFS; minus infinity for silence.
     """
-    import pyloudnorm  # it brings all of scipy.signal, which generating never needs
+    import pyloudnorm  # it brings all of scipy.signal, which generating from noise never needs
 
     if not waveform.size:
         return float("-inf")

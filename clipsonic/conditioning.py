@@ -1,4 +1,4 @@
-"""From queries to what the denoiser is conditioned on: CLIP's three ways in, the priors, and morphing."""
+"""From queries to what the denoiser is given: CLIP's three ways in, the priors, morphing, sounds to set out from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipsonic.audio import log_mel, normalize_loudness, resample
 from clipsonic.config import TEXT_METHODS, GenerationSettings
 from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
@@ -32,11 +33,13 @@ class Conditions:
         embeddings: One tensor an item, shape (1, embedding_dim), or (windows, embedding_dim) for a video.
         negatives: What to steer away from, one an item, shape (embedding_dim,); None for "no condition".
         references: What Clip-Score compares each item's sound with, shape (items, embedding_dim).
+        starts: The log-mel that each item sets out from, see `start_mel`; None for noise alone.
     """
 
     embeddings: list[Tensor]
     negatives: list[Tensor] | None
     references: Tensor
+    starts: list[Tensor | None]
 
 
 def condition(
@@ -80,7 +83,31 @@ def condition(
     references = torch.stack([mean_direction(raw[id(item.query)]) for item in items])
     if toward:
         references = slerp(references, raw[id(toward)], settings.morph)
-    return Conditions(embeddings=embeddings, negatives=negatives or None, references=references)
+    starts = {id(query): start_mel(run, query, settings) for query in queries}
+    return Conditions(
+        embeddings=embeddings,
+        negatives=negatives or None,
+        references=references,
+        starts=[starts[id(item.query)] for item in items],
+    )
+
+
+def start_mel(run: Run, query: Query, settings: GenerationSettings) -> Tensor | None:
+    """Return the log-mel of a query sound, for less than all of it to be made anew; None for noise alone.
+
+    The beginning of the sound is taken, brought to one loudness, near that of what the models have learnt from.
+
+    Returns:
+        Natural-log mel magnitudes on the CPU, float32, shape (n_mels, frames), as long as what is denoised: silence
+        follows a shorter sound.
+    """
+    if settings.strength == 1 or not isinstance(query.source, Sound):
+        return None
+    mel = run.index.mel
+    samples = Windows.lasting(query.duration_s(settings), mel, run.index.frames).span * mel.hop_length
+    waveform = resample(query.source.waveform, query.source.sample_rate, mel.sample_rate)[:samples]
+    level = torch.from_numpy(normalize_loudness(waveform, mel.sample_rate))
+    return log_mel(F.pad(level, (0, samples - len(level))), mel)
 
 
 class _Way:

@@ -25,6 +25,7 @@ MAX_AUDIOS = 16
 MAX_CANDIDATES = 8
 MAX_DURATION_S = 60.0
 MIN_DURATION_S = 0.25
+MIN_STRENGTH = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +254,9 @@ class GenerationSettings(Config):
     """Length of the sounds in seconds; 0 is the model's own, and for a video the video's."""
     morph: float = 0.5
     """How far the query goes towards `toward`: 0 is the query alone, 1 is `toward` alone."""
+    strength: float = 1.0
+    """How much of a query sound is made anew: 1 is a new sound from noise alone; with less the sound's own course in
+    time is kept. Prompts, pictures and videos take no notice of it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -268,6 +272,7 @@ class GenerationSettings(Config):
         _check_int("num_audios", self.num_audios, 1, MAX_AUDIOS)
         _check_int("candidates", self.candidates, 1, MAX_CANDIDATES)
         _check_number("morph", self.morph, 0.0, 1.0)
+        _check_number("strength", self.strength, MIN_STRENGTH, 1.0)
         if self.duration_s != 0:
             _check_number(
                 "duration_s", self.duration_s, MIN_DURATION_S, MAX_DURATION_S, "0 (the model's own length) or "

@@ -22,8 +22,8 @@ from clipsonic.storage import slug, write_text
 
 MANIFEST_NAME = "manifest.json"
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-VARYING = ("methods", "num_audios", "seed")
-"""What settings may differ in without making the sounds stale."""
+VARYING = ("methods", "num_audios", "seed", "strength")
+"""What settings may differ in without making the sounds stale; no example is a sound, whose strength would count."""
 
 
 @dataclass(frozen=True, kw_only=True)

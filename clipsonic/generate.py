@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsonic.audio import FORMATS, write_audio
-from clipsonic.config import MAX_DURATION_S, METHODS, SAMPLERS, GenerationSettings
+from clipsonic.config import MAX_DURATION_S, METHODS, MIN_STRENGTH, SAMPLERS, GenerationSettings
 from clipsonic.device import DEVICES
 from clipsonic.errors import MediaError, OutputError, PromptError
 from clipsonic.media import open_picture, open_sound
@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--toward", metavar="X", help="a text, or the path of a picture, to morph every query towards")
     parser.add_argument(
         "--morph", type=_number, default=defaults.morph, help="how far to morph, from 0 to 1 (%(default)s)"
+    )
+    parser.add_argument(
+        "--strength",
+        type=_number,
+        default=defaults.strength,
+        help=f"how much of a sound given by --audio is made anew, from {MIN_STRENGTH:g} to 1 (%(default)s); less keeps "
+        "its course in time; prompts, pictures and videos take no notice of it",
     )
     parser.add_argument(
         "--methods",
@@ -91,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
         candidates=args.candidates,
         duration_s=args.duration,
         morph=args.morph,
+        strength=args.strength,
         seed=args.seed,
     )
     queries = _read_queries(args)
@@ -204,6 +212,7 @@ def _entry(file: str, audio: ClipSonicAudio, output: ClipSonicOutput, source: Pa
         **paths,
         "toward": audio.toward,
         "morph": settings.morph if audio.toward else None,
+        "strength": settings.strength if audio.audio else None,
         "seed": audio.seed,
         "sampler": settings.sampler,
         "steps": settings.num_inference_steps,

@@ -133,7 +133,7 @@ class ClipSonicPipeline:
             video: One video or a list of them (paths, or `Video` as `open_video` returns it); iq on its moving
                 pictures. The sound is as long as the video, up to `MAX_DURATION_S`.
             audio: One sound or a list of them (paths, bytes, or pairs of a float32 waveform and its rate in Hz); makes
-                more like it by the method aq.
+                more like it by the method aq, or with a `strength` below 1 variations of it.
             toward: A text, or a picture that is not given as a `str`; every query is morphed towards it by `morph`.
             settings: What to do; the defaults of `GenerationSettings` if left out.
             generator: If given, the seed is drawn from it.
@@ -166,6 +166,7 @@ class ClipSonicPipeline:
             settings,
             negatives=conditions.negatives,
             references=conditions.references,
+            starts=conditions.starts,
             shown=settings.candidates,
         )
         audios = tuple(
@@ -197,7 +198,7 @@ class ClipSonicPipeline:
         """Make one sound of each embedding, whatever it comes from: the lower half of a call.
 
         What belongs to the upper half has no say here: methods, template, negative prompt (give `negatives`), prior,
-        candidates, variations and `settings.seed`.
+        strength, candidates, variations and `settings.seed`.
 
         Args:
             embeddings: L2-normalised, or `null_embedding` for unconditional sound, float32, shape

@@ -44,6 +44,7 @@ def render(
     *,
     negatives: Sequence[Tensor] | None = None,
     references: Tensor | None = None,
+    starts: Sequence[Tensor | None] | None = None,
     shown: int = 1,
 ) -> list[Rendering]:
     """Make one sound of each embedding; see `ClipSonicPipeline.render`.
@@ -53,9 +54,10 @@ def render(
         embeddings: What each is conditioned on, L2-normalised, float32, shape (embedding_dim,), or one row a window.
         seeds: Of the start noises.
         durations_s: Lengths in seconds; 0 is the model's own.
-        settings: Sampler, steps and guidance are taken from here.
+        settings: Sampler, steps, guidance and strength are taken from here.
         negatives: What to steer away from instead of "no condition", shape (embedding_dim,) each.
         references: What to score the sounds against, shape (items, embedding_dim).
+        starts: What each sets out from: natural-log mels, shape (n_mels, frames); None for noise alone.
         shown: Previews show every so manieth item.
 
     Raises:
@@ -68,7 +70,7 @@ def render(
             raise SettingsError(
                 f"there are {len(embedding)} embeddings for a sound of {len(window.starts)} windows; give one for each"
             )
-    mels = _denoise(run, embeddings, seeds, windows, settings, negatives, shown)
+    mels = _denoise(run, embeddings, seeds, windows, settings, negatives, starts, shown)
     waveforms = _vocode(run, mels)
     for number, (duration_s, window) in enumerate(zip(durations_s, windows, strict=True)):
         if duration_s:
@@ -89,6 +91,7 @@ def _denoise(
     windows: Sequence[Windows],
     settings: GenerationSettings,
     negatives: Sequence[Tensor] | None,
+    starts: Sequence[Tensor | None] | None,
     shown: int,
 ) -> list[Tensor]:
     """Return the log-mels on the CPU, float32, shape (n_mels, frames) each; all run as one batch."""
@@ -109,6 +112,8 @@ def _denoise(
             generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             windows=windows,
             negative_embeddings=negatives,
+            starts=starts,
+            strength=settings.strength,
             refiner=refiner,
             accelerator=run.folder.accelerator,
             callback=tell,

@@ -50,15 +50,18 @@ class Schedule:
     Attributes:
         sampler: Diffusers' scheduler; its time steps count those that were chosen.
         kept: How much of the signal's power is left at each of the training's time steps, float64.
+        strength: Share of the training's time steps that are gone through, those of least noise.
     """
 
-    def __init__(self, config: dict[str, Any], sampler: str, num_inference_steps: int) -> None:
+    def __init__(self, config: dict[str, Any], sampler: str, num_inference_steps: int, strength: float = 1.0) -> None:
         """Set up the time steps.
 
         Args:
             config: The training's `scheduler_config.json`.
             sampler: One of `SAMPLERS`.
-            num_inference_steps: Steps; the sampler "dpm2" evaluates the denoiser twice in each but the last.
+            num_inference_steps: Steps; the sampler "dpm2" evaluates the denoiser twice in each but the last. Where the
+                strength leaves fewer time steps of the training, there are as many as those.
+            strength: Share of the training's time steps to go through, in (0, 1].
 
         Raises:
             SettingsError: There is no such sampler.
@@ -72,9 +75,11 @@ class Schedule:
                 f"the scheduler's prediction_type is {found!r}, expected 'v_prediction'; mend the model"
             )
         name, options = _SCHEDULERS[sampler]
+        self.strength = strength
         self.kept = DDPMScheduler.from_config(config).alphas_cumprod.double()
         self._log_noise = (1 / self.kept - 1).log()
-        self._times = spaced_times(len(self.kept), num_inference_steps)
+        within = round((len(self.kept) - 1) * strength) + 1
+        self._times = spaced_times(within, min(num_inference_steps, within))
         kept = self.kept[self._times]
         betas = 1 - kept / F.pad(kept, (1, 0), value=1.0)[:-1]
         self.sampler = getattr(diffusers, name).from_config(
@@ -87,6 +92,18 @@ class Schedule:
         # Written anew: where a step takes nearly all that is left, one minus its beta is nothing in float32.
         self.sampler.alphas_cumprod = kept.float()
         self.sampler.set_timesteps(len(kept))
+
+    def begin(self, noise: Tensor, start: Tensor | None) -> Tensor:
+        """Return what the sampler sets out from, in its own scaling.
+
+        Args:
+            noise: Of unit variance, float32, shape (1, n_mels, span).
+            start: A mel in model space to set out from (SDEdit: Meng et al., arXiv 2108.01073), of the same shape; None
+                for noise alone.
+        """
+        if start is None:
+            return noise * self.sampler.init_noise_sigma
+        return self.sampler.add_noise(start, noise, self.sampler.timesteps[:1])
 
     def time(self, step: Tensor) -> float:
         """Return the training's time step of the same noise as one of the sampler's, which may lie between two."""
@@ -124,15 +141,20 @@ class _Guided:
         self._denoiser, self._refiner, self._conditions, self._others = denoiser, refiner, conditions, others
         self._guidance_scale, self._batch = guidance_scale, batch
 
-    def velocity(self, noisy: Tensor, time: float) -> Tensor:
+    def velocity(self, noisy: Tensor, time: float, rows: Tensor) -> Tensor:
         """Return the guided velocity, float32, shape (windows, n_mels, frames).
+
+        Args:
+            noisy: Windows in model space, float32, of the same shape.
+            time: The training's time step.
+            rows: Which of the conditions each window has, int64, shape (windows,).
 
         Raises:
             OutOfMemoryError: The device has too little memory even for one window.
         """
         while True:
             try:
-                return self._velocity(noisy, time)
+                return self._velocity(noisy, time, rows)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self._batch == 1:
                     raise
@@ -140,10 +162,10 @@ class _Guided:
             self._batch //= 2
             release_memory()
 
-    def _velocity(self, noisy: Tensor, time: float) -> Tensor:
+    def _velocity(self, noisy: Tensor, time: float, rows: Tensor) -> Tensor:
         count = len(noisy)
-        rows = torch.arange(-(-count // self._batch) * self._batch, device=noisy.device) % count
-        outputs = [self._chunk(noisy[chunk], time, chunk) for chunk in rows.split(self._batch)]
+        filled = torch.arange(-(-count // self._batch) * self._batch, device=noisy.device) % count
+        outputs = [self._chunk(noisy[chunk], time, rows[chunk]) for chunk in filled.split(self._batch)]
         return torch.cat(outputs)[:count]
 
     def _chunk(self, noisy: Tensor, time: float, rows: Tensor) -> Tensor:
@@ -168,13 +190,16 @@ def sample_mel(
     generators: Sequence[torch.Generator],
     windows: Sequence[Windows] | None = None,
     negative_embeddings: Sequence[Tensor] | None = None,
+    starts: Sequence[Tensor | None] | None = None,
+    strength: float = 1.0,
     refiner: Denoiser | None = None,
     accelerator: Accelerator | None = None,
     callback: StepCallback | None = None,
 ) -> list[Tensor]:
     """Draw log-mels from noise under the guidance of embeddings (Ho & Salimans, 2022).
 
-    Every item has a generator and a scheduler of its own, so its result does not depend on the rest of the batch.
+    Every item has a generator and a scheduler of its own, so its result does not depend on the rest of the batch. Those
+    that set out from a mel go through other time steps than those from noise alone, and have their turn after them.
 
     Args:
         denoiser: The network.
@@ -187,6 +212,11 @@ def sample_mel(
         generators: One an item, on the CPU.
         windows: Where the network looks, one an item; a single window of the denoiser's own length if left out.
         negative_embeddings: What to steer away from, in place of "no condition"; one an item, as `embeddings`.
+        starts: What to set out from, one an item: natural-log mel magnitudes, float32, shape (n_mels, frames), cropped
+            to what is denoised or filled up with silence; None for noise alone.
+        strength: How much of the starts is made anew, in (0, 1]: noise is added to them up to the time step at this
+            share of the training's (SDEdit: Meng et al., arXiv 2108.01073). At 1 there is nothing left of them, and
+            noise alone is set out from.
         refiner: An expert for little noise, which takes over where its `below_timestep` says, without guidance (an
             ensemble of expert denoisers: Balaji et al., 2022, "eDiff-I"; SDXL's refiner).
         accelerator: The device and precision; the CPU's if left out.
@@ -203,8 +233,11 @@ def sample_mel(
     accelerator = accelerator or Accelerator.choose("cpu")
     config = denoiser.config
     windows = windows or [Windows.cover(config.frames, config.frames)] * len(generators)
-    schedules = [Schedule(scheduler_config, sampler, num_inference_steps) for _ in generators]
+    clean = _in_model_space(denoiser, starts if starts and strength < 1 else [None] * len(windows), windows)
+    shares = [1.0 if start is None else strength for start in clean]
+    schedules = [Schedule(scheduler_config, sampler, num_inference_steps, share) for share in shares]
     noises = [torch.randn(1, config.n_mels, w.span, generator=g) for w, g in zip(windows, generators, strict=True)]
+    samples = [s.begin(noise, start) for s, noise, start in zip(schedules, noises, clean, strict=True)]
     others = [denoiser.null_embedding] * len(windows) if negative_embeddings is None else negative_embeddings
     guided = _Guided(
         denoiser,
@@ -215,7 +248,7 @@ def sample_mel(
         accelerator.batch,
     )
     loop = _Loop(guided, schedules, generators, windows, accelerator)
-    return loop.run(noises, denoiser.denormalize, callback)
+    return loop.run(samples, denoiser.denormalize, callback)
 
 
 def _by_window(embeddings: Sequence[Tensor], windows: Sequence[Windows]) -> Tensor:
@@ -224,16 +257,27 @@ def _by_window(embeddings: Sequence[Tensor], windows: Sequence[Windows]) -> Tens
     return torch.cat([embedding.expand(len(window.starts), -1) for embedding, window in pairs])
 
 
-class _Step(NamedTuple):
-    """What a preview is made of, item by item."""
+def _in_model_space(
+    denoiser: Denoiser, mels: Sequence[Tensor | None], windows: Sequence[Windows]
+) -> list[Tensor | None]:
+    """Return log-mels as the denoiser knows them, shape (1, n_mels, span) each, cropped or filled up with silence."""
+    silence = denoiser.config.mel_floor
+    return [
+        None if mel is None else denoiser.normalize(F.pad(mel, (0, w.span - mel.shape[1]), value=silence))[None]
+        for mel, w in zip(mels, windows, strict=True)
+    ]
 
-    scaled: list[Tensor]
-    velocities: list[Tensor]
+
+class _Step(NamedTuple):
+    """What the preview of an item is made of."""
+
+    scaled: Tensor
+    velocity: Tensor
     time: float
 
 
 class _Loop:
-    """The reverse diffusion of several items in step, each with its own scheduler."""
+    """The reverse diffusion of several items, each with its own scheduler; those of one strength go in step."""
 
     def __init__(
         self,
@@ -243,53 +287,57 @@ class _Loop:
         windows: Sequence[Windows],
         accelerator: Accelerator,
     ) -> None:
-        self._guided, self._windows, self._accelerator = guided, windows, accelerator
-        self._schedule, self._schedulers = schedules[0], [schedule.sampler for schedule in schedules]
-        takes_generator = "generator" in inspect.signature(self._schedulers[0].step).parameters
+        self._guided, self._schedules, self._windows, self._accelerator = guided, schedules, windows, accelerator
+        shares = sorted({schedule.strength for schedule in schedules}, reverse=True)
+        self._turns = [[item for item, s in enumerate(schedules) if s.strength == share] for share in shares]
+        counts = [len(w.starts) for w in windows]
+        self._rows = torch.arange(sum(counts)).split(counts)
+        takes_generator = "generator" in inspect.signature(schedules[0].sampler.step).parameters
         self._extra = [{"generator": g} if takes_generator else {} for g in generators]
 
     def run(
-        self, noises: list[Tensor], denormalize: Callable[[Tensor], Tensor], callback: StepCallback | None
+        self, samples: list[Tensor], denormalize: Callable[[Tensor], Tensor], callback: StepCallback | None
     ) -> list[Tensor]:
         """Denoise; returns natural-log mels on the CPU, float32, shape (n_mels, frames) each."""
-        samples = [noise * s.init_noise_sigma for noise, s in zip(noises, self._schedulers, strict=True)]
-        steps = self._schedulers[0].timesteps
+        steps = [(turn, step) for turn in self._turns for step in self._schedules[turn[0]].sampler.timesteps]
+        seen: list[_Step | None] = [None] * len(samples)
         _tell(callback, 0, len(steps), None)
-        for done, step in enumerate(steps, 1):
-            scaled = [s.scale_model_input(x, step) for s, x in self._pairs(samples)]
-            time = self._schedule.time(step)
-            velocities = self._velocities(scaled, time)
-            samples = [
-                s.step(v, step, x, **extra).prev_sample
-                for (s, x), v, extra in zip(self._pairs(samples), velocities, self._extra, strict=True)
-            ]
-            seen = _Step(scaled, velocities, time)
-            _tell(callback, done, len(steps), partial(self._preview, seen, denormalize))
-        return self._crop([denormalize(sample) for sample in samples])
+        for done, (turn, step) in enumerate(steps, 1):
+            for item, looked in zip(turn, self._look(turn, step, samples), strict=True):
+                sampler, seen[item] = self._schedules[item].sampler, looked
+                samples[item] = sampler.step(looked.velocity, step, samples[item], **self._extra[item]).prev_sample
+            _tell(callback, done, len(steps), partial(self._preview, list(seen), denormalize))
+        return [self._crop(item, denormalize(sample)) for item, sample in enumerate(samples)]
 
-    def _velocities(self, scaled: list[Tensor], time: float) -> list[Tensor]:
-        """Return each item's velocity, averaged over its windows, float32 on the CPU, shape (1, n_mels, span)."""
-        pieces = torch.cat([w.cut(x) for w, x in zip(self._windows, scaled, strict=True)])
+    def _look(self, turn: list[int], step: Tensor, samples: list[Tensor]) -> list[_Step]:
+        """Return what the denoiser makes of a turn's items; velocities are averaged over windows, on the CPU."""
+        time, windows = self._schedules[turn[0]].time(step), [self._windows[item] for item in turn]
+        scaled = [self._schedules[item].sampler.scale_model_input(samples[item], step) for item in turn]
+        pieces = torch.cat([w.cut(x) for w, x in zip(windows, scaled, strict=True)])
+        rows, device = torch.cat([self._rows[item] for item in turn]), self._accelerator.device
         with self._accelerator.autocast():
-            velocity = self._guided.velocity(pieces.to(self._accelerator.device), time).float().cpu()
-        shares = velocity.split([len(w.starts) for w in self._windows])
-        return [w.join(share) for w, share in zip(self._windows, shares, strict=True)]
+            velocity = self._guided.velocity(pieces.to(device), time, rows.to(device)).float().cpu()
+        shares = velocity.split([len(w.starts) for w in windows])
+        return [_Step(x, w.join(share), time) for x, w, share in zip(scaled, windows, shares, strict=True)]
 
-    def _pairs(self, samples: list[Tensor]) -> list[tuple[Any, Tensor]]:
-        return list(zip(self._schedulers, samples, strict=True))
+    def _crop(self, item: int, mel: Tensor) -> Tensor:
+        return mel[0, :, : self._windows[item].frames]
 
-    def _crop(self, mels: list[Tensor]) -> list[Tensor]:
-        return [mel[0, :, : w.frames] for w, mel in zip(self._windows, mels, strict=True)]
-
-    def _preview(self, seen: _Step, denormalize: Callable[[Tensor], Tensor]) -> np.ndarray:
-        """Return the clean log-mels that a velocity points at: alpha * x - sigma * v, silence after the shorter."""
-        alpha_squared = self._schedule.kept[round(seen.time)].float()
-        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
-        pairs = zip(seen.scaled, seen.velocities, strict=True)
-        mels = self._crop([denormalize(alpha * x - sigma * v) for x, v in pairs])
-        longest = max(w.frames for w in self._windows)
+    def _preview(self, seen: Sequence[_Step | None], denormalize: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """Return the clean log-mels that velocities point at; silence after the shorter, and before an item's turn."""
+        mels = {item: denormalize(self._clean(step)) for item, step in enumerate(seen) if step is not None}
+        longest, n_mels = max(w.frames for w in self._windows), next(iter(mels.values())).shape[1]
         silence = float(denormalize(torch.tensor(-torch.inf)))
-        return np.stack([F.pad(mel, (0, longest - mel.shape[1]), value=silence).numpy() for mel in mels])
+        shown = np.full((len(seen), n_mels, longest), silence, np.float32)
+        for item, mel in mels.items():
+            shown[item, :, : self._windows[item].frames] = self._crop(item, mel)
+        return shown
+
+    def _clean(self, step: _Step) -> Tensor:
+        """Return what a velocity points at: alpha * x - sigma * v."""
+        alpha_squared = self._schedules[0].kept[round(step.time)].float()
+        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        return alpha * step.scaled - sigma * step.velocity
 
 
 def _tell(callback: StepCallback | None, done: int, total: int, preview: Callable[[], np.ndarray] | None) -> None:

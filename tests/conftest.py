@@ -79,8 +79,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def hearing_pipeline(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipSonicPipeline:
-    """The tiny model with a part that embeds sounds, opened on the CPU."""
+def hearing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a part that embeds sounds."""
     folder = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("hearing") / "hearing"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,7 +88,13 @@ def hearing_pipeline(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
             folder / "audio_clip"
         )
     write_index(folder, "hearing")
-    return ClipSonicPipeline.from_pretrained(folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hearing_pipeline(hearing_model: Path) -> ClipSonicPipeline:
+    """The tiny model with a part that embeds sounds, opened on the CPU."""
+    return ClipSonicPipeline.from_pretrained(hearing_model, device="cpu")
 
 
 @pytest.fixture

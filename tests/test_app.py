@@ -113,6 +113,57 @@ def test_every_control_changes_the_sound(client: Client) -> None:
     assert min(np.abs(mixed[i] - mixed[i + 1]).max() for i in (0, 1)) > 1e-3
 
 
+SOUND_CHANGES = {name: value for name, value in CHANGES.items() if not name.startswith("prior_")} | {
+    "candidates": 2,
+    "strength": 0.3,
+}
+
+
+@pytest.fixture(scope="module")
+def hearing_server(hearing_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve_app(hearing_model, tmp_path_factory.mktemp("hearing") / "log.txt") as running:
+        yield running
+
+
+def test_every_control_changes_the_sound_of_a_sound(hearing_server: Server, tmp_path: Path) -> None:
+    client = Client(hearing_server.url, verbose=False, download_files=tmp_path / "downloads")
+    parameters = client.view_api(return_format="dict")["named_endpoints"]["/audio_to_audio"]["parameters"]
+    offered = {p["parameter_name"] for p in parameters}
+    assert set(SOUND_CHANGES) == offered - {"audio", "morph"}, "morph alone does nothing"
+    bark = tmp_path / "bark.wav"
+    write_audio(bark, np.sin(np.arange(22050) / 5).astype(np.float32) * (np.arange(22050) % 4000 < 900), 22050)
+
+    def make(**changes: Any) -> np.ndarray:
+        asked = {"num_inference_steps": 3} | changes
+        return sounds(client.predict(handle_file(bark), **asked, api_name="/audio_to_audio"))
+
+    plain = make()
+    np.testing.assert_array_equal(make(strength=1), plain)
+    for name, value in SOUND_CHANGES.items():
+        if name == "candidates":  # the best may be the first, but not for every seed
+            assert any(np.abs(make(seed=s, candidates=2) - make(seed=s)).max() > 1e-3 for s in range(20))
+            continue
+        words = {"toward": "a bell"} if name == "template" else {}  # a caption is only put round words
+        before, changed = make(**words) if words else plain, make(**words | {name: value})
+        if name == "num_audios":
+            assert len(changed) == 2 and np.abs(changed[0] - changed[1]).max() > 1e-3
+        elif name == "duration_s":
+            assert changed.shape[1] == 2 * 22050 != plain.shape[1]
+        else:
+            assert np.abs(changed - before).max() > 1e-3, f"{name} changes nothing"
+    mixed = [make(toward="a bell", morph=share) for share in (0.0, 0.5, 1.0)]
+    np.testing.assert_array_equal(mixed[0], plain)
+    assert min(np.abs(mixed[i] - mixed[i + 1]).max() for i in (0, 1)) > 1e-3
+    with pytest.raises(AppError, match=r"strength is 0; allowed: a number from 0.05 to 1"):
+        make(strength=0)
+
+
+def test_the_tool_of_sounds_takes_the_strength(hearing_server: Server) -> None:
+    tools = httpx.get(f"{hearing_server.url}gradio_api/mcp/schema", timeout=STARTUP_S).json()
+    (tool,) = (tool for tool in tools if tool["name"] == "audio_to_audio")
+    assert tool["inputSchema"]["properties"]["strength"]["default"] == 1 and "strength" in tool["description"]
+
+
 def test_same_seed_same_bytes(client: Client) -> None:
     first, again = (
         client.predict("a bell", seed=11, num_inference_steps=2, api_name="/text_to_audio")[0] for _ in range(2)

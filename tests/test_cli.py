@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from videos import make_video
 
-from clipsonic.audio import FORMATS, read_audio, read_tags
+from clipsonic.audio import FORMATS, read_audio, read_tags, write_audio
 from clipsonic.cli import main
 from clipsonic.config import GenerationSettings
 from clipsonic.generate import slug
@@ -30,6 +30,7 @@ FIELDS = [
     "audio",
     "toward",
     "morph",
+    "strength",
     "seed",
     "sampler",
     "steps",
@@ -114,6 +115,22 @@ def test_videos_get_their_sound_under_them(fast: list[str], tmp_path: Path, caps
     assert str(tmp_path / "out/l_iq_s0.mp4") in told.out.splitlines()
 
 
+def test_strength_is_told_of_sounds_made_from_sounds(hearing_model: Path, fast: list[str], tmp_path: Path) -> None:
+    bark, model = tmp_path / "bark.wav", ["--model", str(hearing_model)]
+    write_audio(bark, np.sin(np.arange(22_050) / 5).astype(np.float32), 22_050)
+    made = {}
+    for strength in ("0.3", "1"):
+        arguments = ["generate", "dog", "--methods", "zs", "aq", "--audio", str(bark), "--strength", strength]
+        assert main([*arguments, *fast, *model]) == 0
+        words, sound = manifest(tmp_path / "out")
+        assert (words["strength"], sound["strength"], sound["audio"]) == (None, float(strength), str(bark))
+        tags = read_tags(tmp_path / "out" / str(sound["file"]))
+        assert json.loads(tags["settings"])["strength"] == float(strength)
+        made[strength] = [(tmp_path / "out" / str(line["file"])).read_bytes() for line in (words, sound)]
+    words, sounds = ([read_audio(data)[0] for data in pair] for pair in zip(*made.values(), strict=True))
+    assert np.array_equal(*words) and not np.array_equal(*sounds)
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_formats_carry_their_tags(suffix: str, fast: list[str], tmp_path: Path) -> None:
     assert main(["generate", "dog", *fast, "--methods", "zs", "--format", suffix, "--sampler", "ddim"]) == 0
@@ -185,6 +202,8 @@ def test_slugs_are_safe(text: str, expected: str) -> None:
         (["--candidates", "2"], "candidates is 2, but the model tiny has no audio_clip"),
         (["--duration", "61"], "duration_s is 61.0; allowed"),
         (["--morph", "2"], "morph is 2.0; allowed"),
+        (["--strength", "0"], "strength is 0.0; allowed: a number from 0.05 to 1"),
+        (["--strength", "half"], "--strength: 'half' is not a number"),
         (["--toward", " "], "the prompt is empty"),
         (["--toward", "/nowhere/dog.png"], "cannot read the picture dog.png: No such file"),
         (["--video", "/nowhere/dog.mp4"], "cannot read the video dog.mp4: No such file"),

@@ -96,6 +96,12 @@ def test_mel_durations_are_written_once() -> None:
         {"template": "{} {x}"},
         {"negative_prompt": "x" * 501},
         {"negative_prompt": 3},
+        {"strength": 0},
+        {"strength": 0.04},
+        {"strength": 1.5},
+        {"strength": math.nan},
+        {"strength": "1"},
+        {"strength": True},
     ],
     ids=str,
 )

@@ -72,10 +72,10 @@ def write_video(path: Path) -> None:
 
 
 @pytest.fixture
-def scratch(tiny_model: Path, tmp_path: Path) -> Path:
+def scratch(hearing_model: Path, tmp_path: Path) -> Path:
     """The folder in which snippets run."""
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "mini").symlink_to(tiny_model, target_is_directory=True)
+    (tmp_path / "checkpoints" / "mini").symlink_to(hearing_model, target_is_directory=True)
     (tmp_path / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
     shutil.copy(ROOT / "examples" / "pictures" / "dog.jpg", tmp_path)
     tone = 0.3 * np.sin(np.arange(22050) * 0.1, dtype=np.float32)
@@ -85,8 +85,8 @@ def scratch(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve_app(tiny_model, tmp_path_factory.mktemp("app") / "log.txt") as running:
+def app(hearing_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve_app(hearing_model, tmp_path_factory.mktemp("app") / "log.txt") as running:
         yield running
 
 

@@ -11,9 +11,10 @@ from conftest import FRAMES
 from PIL import Image
 from test_pipeline import FAST, PICTURE, SAMPLES, same
 
-from clipsonic.audio import write_audio
-from clipsonic.config import GenerationSettings
+from clipsonic.audio import log_mel, normalize_loudness, write_audio
+from clipsonic.config import SAMPLERS, GenerationSettings, MelConfig
 from clipsonic.errors import MediaError, OutOfMemoryError, PromptError, SettingsError
+from clipsonic.output import ClipSonicAudio, Progress
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.queries import derive_seed
 
@@ -34,6 +35,77 @@ def test_a_sound_gives_aq(hearing_pipeline: ClipSonicPipeline, tmp_path: Path) -
     assert output.tags(output.audios[0])["audio"] == "bark.wav"
     other = hearing_pipeline(audio=(np.sin(np.arange(RATE) / 5).astype(np.float32), RATE), settings=FAST).audios[0]
     assert not np.array_equal(other.waveform, output.audios[2].waveform)
+
+
+KNOCKS = NOISE * (np.arange(RATE) % 5000 < 1500)
+"""A sound with a course of its own."""
+
+
+def course_kept(mel: np.ndarray) -> float:
+    """How far a mel is from that of `KNOCKS`, as both begin."""
+    whole = log_mel(torch.from_numpy(normalize_loudness(KNOCKS, RATE)[:SAMPLES]), MelConfig()).clamp(min=-9).numpy()
+    return float(np.abs(mel - whole).mean())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_less_strength_keeps_more_of_a_sound(sampler: str, hearing_pipeline: ClipSonicPipeline) -> None:
+    def make(**changes: float) -> ClipSonicAudio:
+        return hearing_pipeline(audio=(KNOCKS, RATE), settings=FAST, sampler=sampler, **changes).audios[0]
+
+    whole, most, little = make(strength=1.0), make(strength=0.6), make(strength=0.05)
+    assert same(whole, make()), "1 is as if there were no such setting"
+    assert course_kept(little.mel) < course_kept(most.mel) < course_kept(whole.mel)
+    assert course_kept(little.mel) < course_kept(whole.mel) / 3
+    assert np.array_equal(little.embedding, whole.embedding)
+
+
+def test_prompts_and_pictures_take_no_notice_of_strength(hearing_pipeline: ClipSonicPipeline) -> None:
+    plain = hearing_pipeline("dog", PICTURE, settings=FAST).audios
+    asked = hearing_pipeline("dog", PICTURE, settings=FAST, strength=0.3).audios
+    assert len(plain) == 3 and all(same(*pair) for pair in zip(plain, asked, strict=True))
+
+
+def test_variations_of_a_sound_do_not_depend_on_company(hearing_pipeline: ClipSonicPipeline) -> None:
+    settings = GenerationSettings.from_dict(FAST.to_dict() | {"strength": 0.4, "num_inference_steps": 3})
+    seen: list[Progress] = []
+    sounds = [(KNOCKS, RATE), (NOISE, RATE)]
+    crowd = hearing_pipeline(
+        "dog", audio=sounds, settings=settings, num_audios=2, candidates=2, toward="cat", callback=seen.append
+    )
+    assert [(audio.method, audio.seed) for audio in crowd.audios] == [
+        *(("zs", 0), ("pd", 0), ("zs", 1), ("pd", 1)),
+        *(("aq", 0), ("aq", 1)) * 2,
+    ]
+    for row, (sound, seed) in ((5, (sounds[0], 1)), (6, (sounds[1], 0))):
+        alone = hearing_pipeline(audio=sound, settings=settings, candidates=2, toward="cat", seed=seed).audios[0]
+        assert same(alone, crowd.audios[row])
+    alone = hearing_pipeline("dog", settings=settings, candidates=2, toward="cat", methods="pd", seed=1).audios[0]
+    assert same(alone, crowd.audios[3])
+    steps = [(progress.step, progress.total) for progress in seen if progress.stage == "denoising"]
+    assert steps == [(step, 6) for step in range(7)]
+    assert {p.preview().shape for p in seen if p.preview} == {(8, 80, FRAMES)}
+
+
+def test_a_sound_to_set_out_from_may_be_loud_slow_long_or_nothing(hearing_pipeline: ClipSonicPipeline) -> None:
+    def make(waveform: np.ndarray, rate: int = RATE, **changes: float) -> ClipSonicAudio:
+        waveform = waveform.astype(np.float32)
+        return hearing_pipeline(audio=(waveform, rate), settings=FAST, **{"strength": 0.05} | changes).audios[0]
+
+    plain = make(KNOCKS)
+    np.testing.assert_allclose(make(KNOCKS * 0.1).mel, plain.mel, atol=0.2)
+    assert course_kept(make(np.repeat(KNOCKS, 2), 2 * RATE).mel) < 2 * course_kept(plain.mel)
+    assert course_kept(make(np.tile(KNOCKS, 30)).mel) == pytest.approx(course_kept(plain.mel), rel=0.2)
+    long = make(np.tile(KNOCKS, 30), duration_s=2.0)
+    assert long.waveform.shape == (2 * RATE,) and np.isfinite(long.mel).all()
+    for nothing in (np.zeros(RATE), np.ones(5), NOISE * 1e9, NOISE * 1e-30):
+        assert np.isfinite(make(nothing).mel).all()
+
+
+@pytest.mark.parametrize("strength", [0, 0.04, 1.01, -1, float("nan"), "half", None, True])
+def test_impossible_strengths_are_told(strength: object, hearing_pipeline: ClipSonicPipeline) -> None:
+    with pytest.raises(SettingsError, match=r"strength is .*; allowed: a number from 0.05 to 1$") as caught:
+        hearing_pipeline(audio=(NOISE, RATE), settings=FAST, strength=strength)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_without_ears_says_so(tiny_pipeline: ClipSonicPipeline) -> None:

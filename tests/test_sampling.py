@@ -41,6 +41,9 @@ class GaussianDenoiser:
         clean = mean + alpha * STD**2 / (squared * STD**2 + 1 - squared) * (noisy - alpha * mean)
         return alpha * (noisy - alpha * clean) / sigma - sigma * clean
 
+    def normalize(self, x: Tensor) -> Tensor:
+        return x
+
     def denormalize(self, x: Tensor) -> Tensor:
         return x
 
@@ -130,6 +133,110 @@ def test_a_refiner_takes_over_below_its_time_step_and_without_guidance() -> None
     assert 0.9 < mels.mean().item() < 2.0, "guided as long as the denoiser had it"
     same = draw(refiner=refiner, num_inference_steps=10)
     assert torch.equal(same, draw(num_inference_steps=10)), "here both know the exact velocity"
+
+
+START = 3 * torch.randn(80, 64, generator=torch.Generator().manual_seed(9))
+"""A mel to set out from, far from the Gaussian's."""
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_sets_out_from_a_mel_under_the_trainings_noise(sampler: str, strength: float) -> None:
+    noise, last = torch.randn(1, 80, 64, generator=torch.Generator().manual_seed(1)), round(999 * strength)
+    kept = SCHEDULER.alphas_cumprod[last]
+    wanted = kept.sqrt() * START + (1 - kept).sqrt() * noise
+    for steps in (1, 2, 25, 100):
+        schedule = Schedule(CONFIG, sampler, steps, strength)
+        first, *others = schedule.sampler.timesteps
+        assert schedule.time(first) == pytest.approx(last, abs=1e-3)
+        assert len(others) + 1 == (2 * min(steps, last + 1) - 1 if sampler == "dpm2" else min(steps, last + 1))
+        begun = schedule.begin(noise, START[None])
+        scaled = schedule.sampler.scale_model_input(begun, first)
+        torch.testing.assert_close(scaled, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_less_strength_stays_nearer_to_the_start(sampler: str) -> None:
+    def distance(strength: float) -> float:
+        mels = draw(sampler=sampler, num_inference_steps=8, starts=[START], strength=strength)
+        assert torch.isfinite(mels).all()
+        return (mels[0] - START).abs().mean().item()
+
+    distances = [distance(strength) for strength in (0.05, 0.3, 0.6, 1.0)]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.2 and distances[0] < distances[-1] / 5
+    whole = draw(sampler=sampler, num_inference_steps=8, starts=[START], strength=1.0)
+    assert torch.equal(whole, draw(sampler=sampler, num_inference_steps=8)), "all is made anew"
+    alone = draw(sampler=sampler, num_inference_steps=8, starts=[None], strength=0.3)
+    assert torch.equal(alone, whole), "there is nothing to keep"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_item_with_a_start_does_not_depend_on_the_batch(sampler: str) -> None:
+    settings = {"sampler": sampler, "num_inference_steps": 4, "guidance_scale": 2.0, "strength": 0.4}
+    starts, seeds = [START, None, START + 1, None], [3, 5, 7, 9]
+    crowd = draw(seeds=seeds, starts=starts, **settings)
+    for row, (seed, start) in enumerate(zip(seeds, starts, strict=True)):
+        assert torch.equal(draw(seeds=[seed], starts=[start], **settings)[0], crowd[row]), row
+
+
+def test_an_item_keeps_its_own_windows_and_conditions_in_a_mixed_batch() -> None:
+    def mels(rows: list[int]) -> list[Tensor]:
+        windows = [Windows.cover(frames, 64) for frames in (150, 64, 110)]
+        embeddings = [torch.rand(len(w.starts), 2, generator=torch.Generator().manual_seed(w.frames)) for w in windows]
+        return sample_mel(
+            GaussianDenoiser(),
+            CONFIG,
+            [embeddings[row] for row in rows],
+            sampler="ddpm",
+            num_inference_steps=3,
+            guidance_scale=2.0,
+            generators=[torch.Generator().manual_seed(row) for row in rows],
+            windows=[windows[row] for row in rows],
+            starts=[[START, None, START][row] for row in rows],
+            strength=0.5,
+        )
+
+    for row, mel in enumerate(mels([0, 1, 2])):
+        assert torch.equal(mel, mels([row])[0])
+
+
+def test_a_start_is_cropped_or_filled_up_with_silence() -> None:
+    settings = {"starts": [START[:, :40]], "strength": 0.05}
+    short = draw(**settings)[0]
+    assert short.shape == (80, 64)
+    silence = DenoiserConfig(embedding_dim=2).mel_floor
+    assert (short[:, :40] - START[:, :40]).abs().mean() < 0.2 and (short[:, 40:] - silence).abs().mean() < 0.5
+    whole = {"windows": [Windows.cover(150, 64)], "starts": [START], "strength": 0.05}
+    assert (draw(**whole)[0, :, 64:] - silence).abs().mean() < 0.5
+    long = torch.cat([START, START + 1], dim=1)
+    assert torch.equal(draw(starts=[long], strength=0.3), draw(starts=[START], strength=0.3))
+
+
+def test_with_a_start_a_refiner_takes_over_below_its_time_step() -> None:
+    for strength, expected in ((0.3, (0, 5)), (0.6, (2, 3))):
+        denoiser, refiner, batch = GaussianDenoiser(), GaussianDenoiser(), Accelerator.choose("cpu").batch
+        refiner.config = replace(refiner.config, below_timestep=400)
+        settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "starts": [START], "strength": strength}
+        draw(denoiser, refiner=refiner, **settings)
+        assert (denoiser.calls, refiner.calls) == ([2 * batch] * expected[0], [batch] * expected[1])
+
+
+def test_progress_goes_on_through_a_mixed_batch_and_previews_show_all_of_it() -> None:
+    seen = []
+    result = draw(
+        seeds=[0, 1],
+        starts=[START, None],
+        strength=0.05,
+        num_inference_steps=60,
+        callback=lambda done, total, preview: seen.append((done, total, preview)),
+    )
+    assert [(done, total) for done, total, _ in seen] == [(step, 60 + 51) for step in range(60 + 51 + 1)]
+    before, after, last = (seen[step][2]() for step in (60, 61, -1))
+    assert before.shape == after.shape == last.shape == (2, 80, 64)
+    assert np.isneginf(before[0]).all() and np.isfinite(before[1]).all(), "silent until its turn"
+    assert np.array_equal(before[1], after[1]) and np.isfinite(after[0]).all()
+    assert np.abs(last - result.numpy()).mean() < 0.05
 
 
 def test_windows_set_the_length() -> None:

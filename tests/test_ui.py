@@ -74,13 +74,18 @@ def test_endpoints_are_those_of_the_model_and_their_defaults_are_the_settings() 
     assert sorted(endpoints) == ["/audio_to_audio", "/image_to_audio", "/text_to_audio", "/video_to_audio"]
     text = {p["parameter_name"]: p for p in endpoints["/text_to_audio"]["parameters"]}
     assert list(text)[0] == "prompt" and not text["prompt"]["parameter_has_default"]
-    assert {n: p["parameter_default"] for n, p in text.items() if n not in ("prompt", "toward")} == VALUES
+    told = {n: p["parameter_default"] for n, p in text.items() if n not in ("prompt", "toward")}
+    assert told | {"strength": 1.0} == VALUES and "strength" not in told
     image = {p["parameter_name"] for p in endpoints["/image_to_audio"]["parameters"]}
     assert image == set(text) - {"prompt", "prior_num_inference_steps", "prior_guidance_scale", "template"} | {"image"}
     assert {p["parameter_name"] for p in endpoints["/audio_to_audio"]["parameters"]} == image - {"image"} | {
         "audio",
         "template",
+        "strength",
     }
+    (strength,) = (p for p in endpoints["/audio_to_audio"]["parameters"] if p["parameter_name"] == "strength")
+    assert strength["parameter_has_default"] and strength["parameter_default"] == 1
+    assert "`strength` below 1" in endpoints["/audio_to_audio"]["description"]
     assert "zero-shot" in endpoints["/text_to_audio"]["description"]
     assert endpoints["/image_to_audio"]["description"].startswith("Turn a picture into sounds")
 
@@ -105,6 +110,16 @@ def test_only_what_the_model_can_do_is_offered() -> None:
     assert sides == {"iq", "zs", "pd", "sd", "aq"}
     fewer, sides = shown(Abilities(methods=("iq", "zs")))
     assert tabs - fewer == {"Sound", "Why PD?"} and sides == {"iq", "zs"}
+
+
+def test_the_sound_tab_alone_asks_how_much_is_made_anew() -> None:
+    page = build_ui(FakePipeline, EXAMPLES, EVERYTHING)
+    (slider,) = (b for b in page.blocks.values() if isinstance(b, gr.Slider) and b.label == "How much is made anew")
+    assert (slider.minimum, slider.maximum, slider.step, slider.value) == (0.05, 1, 0.05, 1)
+    tab = slider
+    while not isinstance(tab, gr.Tab):
+        tab = tab.parent
+    assert tab.label == "Sound" and "your sound's course stays" in slider.info
 
 
 def test_abilities_are_those_of_the_model(tiny_pipeline: ClipSonicPipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +174,9 @@ def test_seed_is_kept_only_when_locked() -> None:
         ("seed", 1.5),
         ("template", "no place"),
         ("num_audios", 99),
+        ("strength", 0),
+        ("strength", None),
+        ("strength", [0.5]),
     ],
 )
 def test_bad_values_are_named(name: str, value: object) -> None:
@@ -205,7 +223,7 @@ def test_each_setting_reaches_the_pipeline() -> None:
     wanted = {
         "num_audios": 2, "seed": 9, "num_inference_steps": 3, "guidance_scale": 1.5, "negative_prompt": "music",
         "sampler": "ddim", "prior_num_inference_steps": 4, "prior_guidance_scale": 0.5, "template": "the sound of {}",
-        "candidates": 3, "duration_s": 1.5, "morph": 0.25,
+        "candidates": 3, "duration_s": 1.5, "morph": 0.25, "strength": 0.4,
     }  # fmt: skip
     assert set(wanted) == set(VALUES)
     list(make_tab(pipeline).generate(True, visit("a"), prompt="a dog", **wanted))
@@ -285,7 +303,7 @@ def test_places_follow_the_order_of_the_pipeline() -> None:
 LINKED = {
     "seed": 7, "num_inference_steps": 3, "guidance_scale": 1.5, "negative_prompt": "music & noise", "sampler": "ddim",
     "prior_num_inference_steps": 4, "prior_guidance_scale": 0.5, "template": "the sound of {}", "duration_s": 2.0,
-    "candidates": 2, "morph": 0.25,
+    "candidates": 2, "morph": 0.25, "strength": 0.4,
 }  # fmt: skip
 
 
@@ -310,6 +328,11 @@ def test_bad_links_are_told(query: dict[str, str]) -> None:
 def test_files_without_settings_are_told(tags: dict[str, str]) -> None:
     with pytest.raises(MediaError):
         read_file_settings(tags)
+
+
+def test_the_examples_that_come_with_the_project_were_made_with_the_default_settings() -> None:
+    sounds = ExampleSounds.read(EXAMPLES / "sounds")
+    assert sounds.settings == comparable(GenerationSettings()) == comparable(GenerationSettings(strength=0.5))
 
 
 def ready_made(tmp_path: Path, **changes: object) -> ExampleSounds:

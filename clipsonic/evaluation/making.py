@@ -152,6 +152,8 @@ def _settings(method: str, settings: GenerationSettings) -> dict[str, Any]:
         dropped |= {*_PRIOR_SETTINGS}
     if method not in ("zs", "pd", "sd"):
         dropped |= {"template"}
+    if method != "aq" or settings.strength == 1:
+        dropped |= {"strength"}
     return {name: value for name, value in values.items() if name not in dropped}
 
 

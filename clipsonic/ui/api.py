@@ -79,7 +79,8 @@ class Api:
     def audio_to_audio(self, audio: Any, request: gr.Request, **settings: Any) -> Iterator[Answer]:
         """Turn a sound into others like it: one for each variation (method aq).
 
-        The same seed and settings give the same sounds.
+        With a `strength` below 1 the sound's own course in time stays, and only so much of it is made anew. The same
+        seed and settings give the same sounds.
 
         Args:
             audio: A sound file.

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from clipsonic.config import MAX_PROMPT_LENGTH, SAMPLERS, GenerationSettings
+from clipsonic.config import MAX_PROMPT_LENGTH, MIN_STRENGTH, SAMPLERS, GenerationSettings
 from clipsonic.ui import words
 from clipsonic.ui.abilities import Abilities
 
@@ -85,6 +85,7 @@ _RANGES: dict[str, tuple[float, float, float]] = {
     "prior_guidance_scale": (0, 10, 0.1),
     "candidates": (1, 8, 1),
     "morph": (0, 1, 0.05),
+    "strength": (MIN_STRENGTH, 1, 0.05),
 }
 
 

@@ -16,7 +16,7 @@ from clipsonic.examples import list_pictures, read_prompts
 from clipsonic.ui import words
 from clipsonic.ui.abilities import Abilities
 from clipsonic.ui.asking import COMPARED, Ask, AskForMix, AskForTwo, AskForVideo
-from clipsonic.ui.controls import FOR_ANY, FOR_TEXT, morph_slider, settings_controls
+from clipsonic.ui.controls import FOR_ANY, FOR_TEXT, morph_slider, number_slider, settings_controls
 from clipsonic.ui.handlers import Studio, Tab
 from clipsonic.ui.ready import ReadyMade
 from clipsonic.ui.results import Results
@@ -110,6 +110,7 @@ class Builder:
             AskForMix(("audio", "toward"), ("aq",)),
             (*FOR_ANY, "template"),
             morph=words.SOUND_MORPH,
+            beside=("strength",),
         )
 
     def morph(self) -> Filled:
@@ -163,14 +164,19 @@ class Builder:
         *,
         examples: list[str] | None = None,
         morph: tuple[str, str] | None = None,
+        beside: tuple[str, ...] = (),
         takes: bool = True,
     ) -> Filled:
-        """Lay out and connect a tab: the query and its settings on the left, the sounds on the right."""
+        """Lay out and connect a tab: the query and its settings on the left, the sounds on the right.
+
+        `beside` names settings that stand with the query, for they say what is made of it.
+        """
         with gr.Row(elem_classes="halves"):
             with gr.Column(scale=2, min_width=320, elem_classes="left"):
                 with gr.Column():
                     query = make_query()
                     mixed: dict[str, Block] = {"morph": morph_slider(morph)} if morph else {}
+                    mixed |= {name: number_slider(name) for name in beside}
                     with gr.Row():
                         go = gr.Button("Generate", variant="primary", scale=3, elem_id=f"{kind}-generate")
                         again = gr.Button("Re-roll", scale=1, min_width=90, elem_id=f"{kind}-reroll")

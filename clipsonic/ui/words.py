@@ -100,6 +100,10 @@ CONTROLS = {
     ),
     "prior_guidance_scale": ("Prior guidance", "How closely that picture sticks to your words. Changes PD alone."),
     "template": ("Caption template", "CLIP knows captions best, so your words are put into one, where the {} is."),
+    "strength": (
+        "How much is made anew",
+        "1 is a new sound of the same kind. With less your sound's course stays, and its colour changes.",
+    ),
     "candidates": (
         "Candidates",
         "So many sounds are made for each one shown; the one with the best Clip-Score is kept.",
