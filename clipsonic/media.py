@@ -27,6 +27,8 @@ MAX_PICTURE_PIXELS = 50_000_000
 MAX_PICTURE_SIDE = 16_384
 MAX_PICTURE_BYTES = 100_000_000
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
+MAX_AMPLITUDE = 2**31
+"""Some write whole numbers of 32 bits as floats; far beyond, networks have no numbers for it."""
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, MemoryError, RuntimeError),
     *(LookupError, TypeError, ArithmeticError, struct.error),
@@ -169,7 +171,7 @@ def open_sound(source: SoundSource, max_duration_s: float = MAX_DURATION_S) -> S
         The sound.
 
     Raises:
-        MediaError: It is missing, is no sound, is empty, or holds values that are not numbers.
+        MediaError: It is missing, is no sound, is empty, or holds values that are not numbers or beyond `MAX_AMPLITUDE`.
     """
     if isinstance(source, tuple):
         sound = _sound_of_array(*source, max_duration_s)
@@ -179,6 +181,8 @@ def open_sound(source: SoundSource, max_duration_s: float = MAX_DURATION_S) -> S
         raise MediaError("the sound is empty; give a longer one")
     if not np.isfinite(sound.waveform).all():
         raise MediaError("the sound holds values that are not numbers; give another")
+    if (peak := float(np.abs(sound.waveform).max())) > MAX_AMPLITUDE:
+        raise MediaError(f"the sound's values reach {peak:.3g}; allowed: {MAX_AMPLITUDE:,} at most, and usual is 1")
     return sound
 
 

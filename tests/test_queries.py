@@ -128,8 +128,9 @@ def test_a_model_without_ears_says_so(tiny_pipeline: ClipSonicPipeline) -> None:
         (np.zeros(5, np.int16), RATE),
         (NOISE, 0),
         (NOISE * np.nan, RATE),
+        (NOISE * 1e18, RATE),
     ],
-    ids=["text", "nothing", "missing", "empty", "stereo", "integers", "no rate", "nan"],
+    ids=["text", "nothing", "missing", "empty", "stereo", "integers", "no rate", "nan", "huge"],
 )
 def test_impossible_sounds_are_told(sound: object, hearing_pipeline: ClipSonicPipeline) -> None:
     with pytest.raises(MediaError, match="sound"):
