@@ -171,7 +171,7 @@ def open_sound(source: SoundSource, max_duration_s: float = MAX_DURATION_S) -> S
         The sound.
 
     Raises:
-        MediaError: It is missing, is no sound, is empty, or holds values that are not numbers or beyond `MAX_AMPLITUDE`.
+        MediaError: It is missing, is no sound, is empty, or holds what is no number or beyond `MAX_AMPLITUDE`.
     """
     if isinstance(source, tuple):
         sound = _sound_of_array(*source, max_duration_s)
