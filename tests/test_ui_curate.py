@@ -18,7 +18,8 @@ from clipsonic.listening.curate import Curation
 from clipsonic.listening.verify import verify
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.ui import build_ui, launch_options
-from clipsonic.ui.curate import Curator, choices, hear, make_plan
+from clipsonic.ui.candidates import choices, hear
+from clipsonic.ui.curator import Curator, make_plan
 from clipsonic.ui.results_tab import Gate
 from clipsonic.ui.take_test import listening_route, open_tests
 

@@ -110,23 +110,14 @@ def create_app(tests: Tests) -> FastAPI:
             raise Refusal(404, "there is no such file")
         return FileResponse(ASSETS[asset])
 
-    _add_calls(app, tests)
+    _add_sessions(app, tests)
+    _add_answers(app, tests)
+    _add_media(app, tests)
     return app
 
 
-def _add_calls(app: FastAPI, tests: Tests) -> None:
-    """Add what the page calls; whatever writes or reads files runs in a thread of the pool."""
-
-    def who(name: str, request: Request) -> tuple[RunningTest, Listener]:
-        test = tests.open(name)
-        return test, test.listener(request.headers.get("authorization", "").removeprefix("Bearer "))
-
-    async def called(
-        name: str, request: Request, do: Callable[[RunningTest, Listener, dict[str, Any]], Any]
-    ) -> Response:
-        body = await read_json(request)
-        answer = await run_in_threadpool(lambda: do(*who(name, request), body))
-        return JSONResponse(answer)
+def _add_sessions(app: FastAPI, tests: Tests) -> None:
+    """Add how a listener comes in, and comes back."""
 
     @app.get("/{name}/api/test")
     def describe(name: str) -> dict[str, Any]:
@@ -140,8 +131,16 @@ def _add_calls(app: FastAPI, tests: Tests) -> None:
 
     @app.get("/{name}/api/session")
     def session(name: str, request: Request) -> dict[str, Any]:
-        test, listener = who(name, request)
+        test, listener = _who(tests, name, request)
         return test.session(listener)
+
+
+def _add_answers(app: FastAPI, tests: Tests) -> None:
+    """Add what a listener says; it is kept in a thread of the pool, for that writes files."""
+
+    async def said(name: str, request: Request, do: Callable[[RunningTest, Listener, dict[str, Any]], Any]) -> Response:
+        body = await read_json(request)
+        return JSONResponse(await run_in_threadpool(lambda: do(*_who(tests, name, request), body)))
 
     @app.post("/{name}/api/answer")
     async def answer(name: str, request: Request) -> Response:
@@ -149,37 +148,47 @@ def _add_calls(app: FastAPI, tests: Tests) -> None:
             test.answer(listener, body)
             return {"kept": True}
 
-        return await called(name, request, keep)
+        return await said(name, request, keep)
 
     @app.post("/{name}/api/check")
     async def check(name: str, request: Request) -> Response:
-        return await called(
+        return await said(
             name, request, lambda test, listener, body: {"passed": test.check(listener, body.get("answers"))}
         )
 
     @app.post("/{name}/api/finish")
     async def finish(name: str, request: Request) -> Response:
-        return await called(name, request, lambda test, listener, body: {"code": test.finish(listener, body)})
+        return await said(name, request, lambda test, listener, body: {"code": test.finish(listener, body)})
+
+
+def _add_media(app: FastAPI, tests: Tests) -> None:
+    """Add what a listener hears and sees; FastAPI runs what is not `async` in a thread, for that reads files."""
 
     @app.get("/{name}/api/sound/{token}")
     def sound(name: str, token: str, request: Request) -> Response:
-        test, listener = who(name, request)
+        test, listener = _who(tests, name, request)
         return Response(test.sound(listener, token), media_type="audio/wav")
 
     @app.get("/{name}/api/picture/{token}")
     def picture(name: str, token: str, request: Request) -> Response:
-        test, listener = who(name, request)
+        test, listener = _who(tests, name, request)
         return Response(test.picture(listener, token), media_type="application/octet-stream")
 
     @app.get("/{name}/api/check/{trial}")
     def check_sound(name: str, trial: int, request: Request) -> Response:
-        test, listener = who(name, request)
+        test, listener = _who(tests, name, request)
         return Response(test.check_sound(listener, trial), media_type="audio/wav")
 
     @app.get("/{name}/api/volume")
     def volume(name: str) -> Response:
         tests.path(name)
         return Response(volume_noise(), media_type="audio/wav")
+
+
+def _who(tests: Tests, name: str, request: Request) -> tuple[RunningTest, Listener]:
+    """Return the test that is asked for, and the listener whose key came along."""
+    test = tests.open(name)
+    return test, test.listener(request.headers.get("authorization", "").removeprefix("Bearer "))
 
 
 async def read_json(request: Request) -> dict[str, Any]:

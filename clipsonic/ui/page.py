@@ -93,7 +93,7 @@ def build_ui(
 
 def _listening_tabs(folder: Path, load: Callable[[], ClipSonicPipeline], page: gr.Blocks) -> None:
     """Make the tabs of the listening tests; imported only here, for pandas, scipy and SQLite come with them."""
-    from clipsonic.ui.curate import add_curate_tab
+    from clipsonic.ui.curate_tab import add_curate_tab
     from clipsonic.ui.results_tab import Gate, add_results_tab
     from clipsonic.ui.take_test import add_take_test_tab, open_tests
 
