@@ -26,6 +26,7 @@ from clipsonic.config import Config, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.device import Accelerator
 from clipsonic.errors import CheckpointError, ClipSonicError
+from clipsonic.memory import PictureMemory
 from clipsonic.storage import CONFIG_NAME, sha256, write_text
 from clipsonic.token_prior import load_prior
 from clipsonic.vocoder import load_vocoder
@@ -35,7 +36,7 @@ CARD_NAME = "README.md"
 SCHEDULER_NAME = "scheduler_config.json"
 FORMAT = 1
 REQUIRED_PARTS = ("clip", "denoiser", "scheduler", "vocoder")
-OPTIONAL_PARTS = ("prior", "supervised_prior", "audio_clip", "refiner")
+OPTIONAL_PARTS = ("prior", "supervised_prior", "memory", "audio_clip", "refiner")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -145,9 +146,9 @@ class ModelFolder:
         """Return a part, loading it if this is the first time it is asked for.
 
         Args:
-            name: "clip" (`ClipEncoder`), "prior" or "supervised_prior" (`DiffusionPrior`), "denoiser" or "refiner"
-                (`Denoiser`), "scheduler" (the scheduler's settings, a dict), "vocoder" (`Vocoder`) or "audio_clip"
-                (`AudioClip`).
+            name: "clip" (`ClipEncoder`), "prior" or "supervised_prior" (`DiffusionPrior`), "memory" (`PictureMemory`),
+                "denoiser" or "refiner" (`Denoiser`), "scheduler" (the scheduler's settings, a dict), "vocoder"
+                (`Vocoder`) or "audio_clip" (`AudioClip`).
 
         Raises:
             CheckpointError: The part is missing, damaged, or does not fit the model's other parts.
@@ -304,6 +305,7 @@ _LOADERS: dict[str, Callable[[Path, Accelerator], Any]] = {
     "clip": lambda folder, on: load_encoder(folder, device=str(on.device)),
     "prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
     "supervised_prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
+    "memory": lambda folder, on: PictureMemory.load(folder, device=on.device),
     "audio_clip": lambda folder, on: AudioClip.load(folder, device=on.device),
     "denoiser": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
     "refiner": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),

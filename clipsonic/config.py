@@ -11,7 +11,7 @@ from typing import Any, Self, get_type_hints
 
 from clipsonic.errors import ConfigError, SettingsError
 
-TEXT_METHODS = ("zs", "pd", "sd")
+TEXT_METHODS = ("zs", "pd", "sd", "mp")
 IMAGE_METHODS = ("iq",)
 """Of pictures and videos."""
 AUDIO_METHODS = ("aq",)
@@ -193,6 +193,17 @@ class PriorConfig(Config):
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
     scale: float = 1.0
     """Embeddings are multiplied by this inside the prior, so that a coordinate has about unit variance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig(Config):
+    """The picture memory, which texts are projected onto."""
+
+    embedding_dim: int
+    size: int
+    """Pictures remembered."""
+    temperature: float = 0.03
+    """Cosines are divided by this before the softmax: the smaller, the fewer pictures make up a projection."""
 
 
 @dataclass(frozen=True, kw_only=True)

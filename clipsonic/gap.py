@@ -23,15 +23,23 @@ if TYPE_CHECKING:
 
 DRAWS = 8
 """How often the prior draws, to show how wide it spreads."""
-PARTS = {"pd": "prior", "sd": "supervised_prior"}
+PARTS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory"}
 WIDTH, HEIGHT, MARGIN = 860, 460, 36
-COLOURS = {"pictures": "#1c7ed6", "texts": "#868e96", "zs": "#e8590c", "pd": "#8f5bf0", "sd": "#2b8a3e"}
+COLOURS = {
+    "pictures": "#1c7ed6",
+    "texts": "#868e96",
+    "zs": "#e8590c",
+    "pd": "#8f5bf0",
+    "sd": "#2b8a3e",
+    "mp": "#c2255c",
+}
 NAMES = {
     "pictures": "pictures",
     "texts": "texts",
     "zs": "ZS: your words, taken for a picture",
     "pd": "PD: pictures imagined from your words",
     "sd": "SD: the same, by a prior that was told names",
+    "mp": "MP: the pictures it knows that your words fit",
 }
 
 
@@ -99,8 +107,8 @@ class Located:
     Attributes:
         landscape: What it is compared with.
         prompt: The prompt.
-        points: By way ("zs", "pd", "sd"), what the denoiser would be conditioned on, L2-normalised, float32, shape
-            (draws, embedding_dim); a single row for zs.
+        points: By way ("zs", "pd", "sd", "mp"), what the denoiser would be conditioned on, L2-normalised, float32,
+            shape (draws, embedding_dim); a single row for zs and mp, where nothing is drawn.
     """
 
     landscape: Landscape
@@ -169,12 +177,13 @@ def locate(
     points = {"zs": text.numpy()}
     for way, part in PARTS.items():
         if part in folder.index.parts:
+            count = 1 if way == "mp" else draws
             with folder.accelerator.autocast():
                 drawn = folder.part(part).sample(
-                    text.repeat(draws, 1),
+                    text.repeat(count, 1),
                     num_inference_steps=settings.prior_num_inference_steps,
                     guidance_scale=settings.prior_guidance_scale,
-                    generators=[torch.Generator().manual_seed(settings.seed + draw) for draw in range(draws)],
+                    generators=[torch.Generator().manual_seed(settings.seed + draw) for draw in range(count)],
                 )
             points[way] = torch.nn.functional.normalize(drawn.float().cpu(), dim=-1).numpy()
     return Located(landscape, prompt, points)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,3 +296,33 @@ def test_an_error_of_the_caller_keeps_its_kind() -> None:
     with pytest.raises(PromptError, match="empty"):
         list(Studio(FakePipeline, desk).run("me", {"prompt": ""}, SETTINGS))
     assert lines(stream)[0]["error"] == "PromptError"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_app_at_rest_gives_memory_back() -> None:
+    """In a process of its own, whose memory nothing else moves."""
+    script = """
+import gc, re, threading, time
+import numpy as np
+from clipsonic.ui.rest import rest
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+def run():
+    cycle = [[np.ones(25_000) for _ in range(500)]]  # 100 MB in pieces that come from the thread's arena
+    cycle.append(cycle)
+
+gc.disable()
+thread = threading.Thread(target=run)
+thread.start(), thread.join()
+before = resident()
+rest()
+deadline = time.monotonic() + 20
+while time.monotonic() < deadline and resident() > before - 50:
+    time.sleep(0.05)
+print(before, resident())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert after < before - 50

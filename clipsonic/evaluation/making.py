@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipsonic.audio import read_audio, write_audio
-from clipsonic.config import GenerationSettings
+from clipsonic.config import TEXT_METHODS, GenerationSettings
 from clipsonic.errors import MediaError
 from clipsonic.evaluation.sets import Query, Sounds
 from clipsonic.media import open_picture
@@ -150,7 +150,7 @@ def _settings(method: str, settings: GenerationSettings) -> dict[str, Any]:
     dropped = {"methods", "num_audios", "seed", "morph"}
     if method not in ("pd", "sd"):
         dropped |= {*_PRIOR_SETTINGS}
-    if method not in ("zs", "pd", "sd"):
+    if method not in TEXT_METHODS:
         dropped |= {"template"}
     if method != "aq" or settings.strength == 1:
         dropped |= {"strength"}

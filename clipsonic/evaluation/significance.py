@@ -9,7 +9,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 SEED = 0
-PAIRS = (("iq", "pd"), ("pd", "zs"), ("zs", "unconditional"))
+PAIRS = (("iq", "pd"), ("pd", "zs"), ("zs", "unconditional"), ("mp", "pd"))
 """The paper's order: each first one should be better than its second."""
 
 ByThing = Mapping[str, float]

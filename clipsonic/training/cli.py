@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipsonic.checkpoint import PartEntry
     from clipsonic.training.recipe import Recipe
 
-PARTS = ("clip", "prior", "denoiser", "refiner", "vocoder", "audio-clip")
+PARTS = ("clip", "prior", "denoiser", "refiner", "vocoder", "audio-clip", "memory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train the part, then make `--out` a whole model folder; return the exit status."""
+    if args.part == "memory":
+        return _remember(args)
     from clipsonic.training.loop import Trainer, copy_other_parts, processes
     from clipsonic.training.recipe import Recipe
 
@@ -57,6 +59,22 @@ def run(args: argparse.Namespace) -> int:
     if trainer.accelerator.is_main_process:
         finish(args.out, args.name or args.out.resolve().name, remote_parts(recipe.parts, base, task.replaces))
     trainer.accelerator.wait_for_everyone()
+    return 0
+
+
+def _remember(args: argparse.Namespace) -> int:
+    """Fill the picture memory, which takes no recipe and no steps."""
+    from clipsonic.training.loop import copy_other_parts
+    from clipsonic.training.memory import PART, remember
+
+    if missing := [name for name in ("data", "base", "out") if getattr(args, name) is None]:
+        raise ConfigError(f"the memory needs --{' and --'.join(missing)}")
+    if args.resume or args.dry_run or args.init_from or args.max_steps is not None:
+        raise ConfigError("the memory is filled at once; leave out --resume, --dry-run, --init-from and --max-steps")
+    memory = remember(args.data, args.base, args.out)
+    copy_other_parts(args.base, args.out, (PART,))
+    print(f"{args.out / PART} remembers {memory.config.size:,} pictures")
+    finish(args.out, args.name or args.out.resolve().name, remote_parts({}, args.base, (PART,)))
     return 0
 
 

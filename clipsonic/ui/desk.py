@@ -24,6 +24,7 @@ from clipsonic.ui.line import Line
 from clipsonic.ui.log import RequestLog
 from clipsonic.ui.metrics import Metrics
 from clipsonic.ui.redact import outline, without_paths
+from clipsonic.ui.rest import rest
 
 UPLOADS = ("image", "video", "audio", "toward")
 
@@ -126,6 +127,8 @@ class Desk:
             self._finish(record, result, waited_s)
             self._write(record, level, waited_s, self.log.describe(query, settings), result=result, error=error_name)
             self._sweep()
+            if line is None or not line.waiting():
+                rest()
 
     def refuse(self, function: int | str, session: str | None, address: str | None) -> str | None:
         """Return why nothing more may join the queue from there, if so."""

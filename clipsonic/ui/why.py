@@ -23,7 +23,7 @@ from clipsonic.ui.zerogpu import on_gpu
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
 
-ROWS = {"zs": "ZS", "pd": "PD", "sd": "SD", "pictures": "pictures themselves"}
+ROWS = {"zs": "ZS", "pd": "PD", "sd": "SD", "mp": "MP", "pictures": "pictures themselves"}
 
 
 class Why:

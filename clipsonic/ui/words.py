@@ -18,6 +18,7 @@ dog and the words "a dog" come to lie near each other. That is what lets you ask
 * **Zero-shot (ZS)**: the point of your *words* goes in, as if it were a picture's.
 * **Diffusion prior (PD)**: a second network first imagines the point of a picture that your words could describe, and
   that one goes in.
+* **Picture memory (MP)**, in the tab *Compare*: a blend of the pictures it remembers that come nearest to your words.
 
 Near is not the same: in CLIP's space all words lie a little apart from all pictures. Because of this **modality gap**
 zero-shot sounds tend to be vaguer or off the mark, and the prior, which leaps over the gap, tends to come closer to
@@ -43,6 +44,7 @@ METHODS = {
     "zs": ("Zero-shot", "ZS", "your words, taken for a picture"),
     "pd": ("Diffusion prior", "PD", "a picture imagined from your words"),
     "sd": ("Supervised prior", "SD", "a picture imagined by a prior that was told names"),
+    "mp": ("Picture memory", "MP", "the pictures it knows that your words fit best"),
     "aq": ("Sound query", "AQ", "your sound, taken for a picture"),
 }
 SCORE = "How well the sound fits what was asked for, by the model's own ear: a cosine, 1 at best."
@@ -135,6 +137,7 @@ PARTS = {
     "refiner": "the refiner",
     "prior": "the diffusion prior",
     "supervised_prior": "the supervised prior",
+    "memory": "the picture memory",
     "vocoder": "the vocoder",
     "audio_clip": "the ear",
 }

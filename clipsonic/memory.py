@@ -1,0 +1,82 @@
+"""The picture memory: from a text's embedding to a mean of those of the pictures that it is nearest to.
+
+A text lies outside of what pictures fill of CLIP's space. Projected onto a memory of pictures it lies inside (DeCap: Li
+et al., arXiv 2303.03032, who project pictures onto texts). Nothing is learnt for it, and nothing is drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipsonic.config import MemoryConfig
+from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
+
+
+class PictureMemory(nn.Module):
+    """Embeddings of pictures to project texts onto; it answers as a prior does (`DiffusionPrior.sample`).
+
+    Attributes:
+        pictures: L2-normalised embeddings, float32, shape (size, embedding_dim).
+    """
+
+    pictures: Tensor
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make a memory of zeros, to be filled."""
+        super().__init__()
+        self.config = config
+        self.register_buffer("pictures", torch.zeros(config.size, config.embedding_dim))
+
+    @classmethod
+    def of(cls, pictures: Tensor, temperature: float | None = None) -> Self:
+        """Return a memory of these pictures.
+
+        Args:
+            pictures: Embeddings, shape (size, embedding_dim).
+            temperature: See `MemoryConfig`; its default if left out.
+        """
+        size, embedding_dim = pictures.shape
+        given = {} if temperature is None else {"temperature": temperature}
+        memory = cls(MemoryConfig(embedding_dim=embedding_dim, size=size, **given))
+        memory.pictures.copy_(F.normalize(pictures.float(), dim=-1))
+        return memory
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Project embeddings onto the memory: a mean of the pictures, weighted by the softmax of their cosines.
+
+        Args:
+            embeddings: L2-normalised, float32, shape (batch, embedding_dim).
+
+        Returns:
+            L2-normalised, float32, shape (batch, embedding_dim).
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            pictures = self.pictures.float()
+            weights = (embeddings.float() @ pictures.T / self.config.temperature).softmax(dim=-1)
+            return F.normalize(weights @ pictures, dim=-1)
+
+    @torch.inference_mode()
+    def sample(self, text_embeddings: Tensor, **ignored: Any) -> Tensor:
+        """Project texts, as `forward` does; a prior's steps, guidance and generators have no say."""
+        return self(text_embeddings.to(self.pictures.device))
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` (half precision) into `folder`."""
+        save_part(self, self.config, folder)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Read a memory that `save` wrote.
+
+        Raises:
+            ConfigError: `config.json` is not a memory's.
+            CheckpointError: The embeddings are missing, truncated or of another shape.
+        """
+        memory = cls(MemoryConfig.load(folder / CONFIG_NAME))
+        load_weights(memory, folder / WEIGHTS_NAME)
+        return memory.to(device).eval()

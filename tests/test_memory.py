@@ -1,0 +1,155 @@
+"""The picture memory, and the method mp: texts projected onto pictures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipsonic.checkpoint import ModelFolder, write_index
+from clipsonic.cli import main
+from clipsonic.config import GenerationSettings, MelConfig
+from clipsonic.errors import CheckpointError, SettingsError
+from clipsonic.gap import Landscape, locate
+from clipsonic.memory import PictureMemory
+from clipsonic.pipeline import ClipSonicPipeline
+from clipsonic.training.features import load_features
+from clipsonic.training.memory import MOST, _select
+from tests.conftest import EMBEDDING_DIM
+from tests.test_training import write_corpus
+
+FAST = GenerationSettings(methods=("zs", "pd", "mp"), num_inference_steps=2, guidance_scale=2.0, seed=3)
+
+
+def random_pictures(count: int = 40, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(count, EMBEDDING_DIM, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def remembering(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a memory."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("remembering") / "model"))
+    PictureMemory.of(random_pictures()).save(folder / "memory")
+    write_index(folder, "remembering")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(remembering: Path) -> ClipSonicPipeline:
+    return ClipSonicPipeline.from_pretrained(remembering, device="cpu")
+
+
+def test_a_projection_is_a_mean_of_pictures_by_the_softmax_of_their_cosines() -> None:
+    pictures, texts = random_pictures(), random_pictures(5, seed=1)
+    weights = np.exp((texts @ pictures.T).numpy() / 0.1)
+    expected = weights / weights.sum(axis=1, keepdims=True) @ pictures.numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(PictureMemory.of(pictures, temperature=0.1)(texts).numpy(), expected, atol=1e-6)
+
+
+def test_a_low_temperature_finds_the_nearest_picture_and_a_high_one_the_mean() -> None:
+    pictures, texts = random_pictures(), random_pictures(5, seed=1)
+    nearest = pictures[(texts @ pictures.T).argmax(dim=1)]
+    torch.testing.assert_close(PictureMemory.of(pictures, temperature=1e-4)(texts), nearest)
+    mean = F.normalize(pictures.mean(dim=0), dim=-1).expand(5, -1)
+    assert (PictureMemory.of(pictures, temperature=1e4)(texts) * mean).sum(dim=-1).min() > 0.999
+
+
+def test_a_projection_does_not_depend_on_the_batch_or_the_lengths_of_the_pictures() -> None:
+    pictures, texts = random_pictures(), random_pictures(5, seed=1)
+    memory = PictureMemory.of(pictures)
+    torch.testing.assert_close(memory(texts)[2:3], memory(texts[2:3]))
+    torch.testing.assert_close(memory(texts), PictureMemory.of(pictures * 7)(texts))
+
+
+def test_a_memory_comes_back_from_its_folder(tmp_path: Path) -> None:
+    memory = PictureMemory.of(random_pictures(), temperature=0.07)
+    memory.save(tmp_path)
+    again = PictureMemory.load(tmp_path)
+    assert again.config == memory.config and again.config.temperature == 0.07
+    torch.testing.assert_close(again.pictures, memory.pictures, atol=1e-3, rtol=0)
+    (tmp_path / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match="fetch the model again"):
+        PictureMemory.load(tmp_path)
+
+
+def test_mp_is_a_method_of_its_own_that_draws_nothing(pipeline: ClipSonicPipeline) -> None:
+    assert pipeline.methods == ("iq", "zs", "pd", "mp")
+    zs, pd, mp = pipeline("a dog", settings=FAST).audios
+    memory, text = pipeline.folder.part("memory"), torch.from_numpy(zs.embedding)[None]
+    np.testing.assert_allclose(mp.embedding, memory(text)[0].numpy(), atol=1e-6)
+    assert not np.array_equal(mp.waveform, zs.waveform) and not np.array_equal(mp.waveform, pd.waveform)
+    other = pipeline("a dog", settings=FAST, methods=("mp",), prior_num_inference_steps=3, prior_guidance_scale=1.0)
+    assert np.array_equal(other.audios[0].waveform, mp.waveform)
+    assert not np.array_equal(pipeline("a dog", settings=FAST, seed=4).audios[2].waveform, mp.waveform)
+
+
+def test_what_to_keep_away_from_and_what_to_morph_towards_are_projected_too(pipeline: ClipSonicPipeline) -> None:
+    plain = pipeline("a dog", settings=FAST, methods="mp").audios[0]
+    away = pipeline("a dog", settings=FAST, methods="mp", negative_prompt="rain").audios[0]
+    assert not np.array_equal(plain.waveform, away.waveform)
+    end = pipeline("rain", settings=FAST, methods="mp").audios[0]
+    there = pipeline("a dog", toward="rain", morph=1.0, settings=FAST, methods="mp").audios[0]
+    np.testing.assert_array_equal(there.embedding, end.embedding)
+
+
+def test_a_model_without_a_memory_says_so(tiny_pipeline: ClipSonicPipeline) -> None:
+    with pytest.raises(SettingsError, match="cannot do 'mp', it has no memory; allowed: iq, zs, pd"):
+        tiny_pipeline("a dog", methods=("mp",))
+
+
+def test_a_memory_of_another_clip_is_refused(remembering: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(remembering, tmp_path / "model"))
+    PictureMemory.of(torch.ones(3, 8)).save(folder / "memory")
+    write_index(folder, "wrong")
+    with pytest.raises(CheckpointError, match="memory does not fit its other parts: its embedding size is 8"):
+        ModelFolder.open(folder).part("memory")
+
+
+def test_where_a_text_lands_shows_the_projection_once(pipeline: ClipSonicPipeline) -> None:
+    names = [str(n) for n in range(6)]
+    landscape = Landscape.fit(random_pictures(6).numpy(), random_pictures(6, 2).numpy(), names, names)
+    points = locate(pipeline, landscape, "a dog", FAST).points
+    assert points["mp"].shape == (1, EMBEDDING_DIM) and len(points["pd"]) > 1
+
+
+def test_train_memory_remembers_the_training_videos(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = write_corpus(tmp_path / "shards", "thing")
+    out = tmp_path / "out"
+    assert main(["train", "memory", "--data", str(shards), "--base", str(tiny_model), "--out", str(out)]) == 0
+    assert "remembers" in capsys.readouterr().out
+    embeddings = load_features(shards, tiny_model / "clip", MelConfig(), pictures=2).embeddings.float()
+    memory = ModelFolder.open(out).part("memory")
+    torch.testing.assert_close(memory.pictures, F.normalize(embeddings.mean(dim=1), dim=-1), atol=1e-3, rtol=0)
+    sounds = ClipSonicPipeline.from_pretrained(out, device="cpu")("a dog", settings=FAST)
+    assert [audio.method for audio in sounds.audios] == ["zs", "pd", "mp"]
+
+
+def test_of_many_videos_an_even_selection_is_remembered() -> None:
+    many = torch.randn(MOST + 500, 1, 4)
+    chosen = _select(many)
+    assert chosen.shape == (MOST, 4)
+    torch.testing.assert_close(chosen[[0, -1]], F.normalize(many[[0, -1], 0], dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "the memory needs --data and --base and --out"),
+        (["--data", "d", "--base", "b", "--out", "o", "--max-steps", "3"], "filled at once; leave out --resume"),
+        (["--data", "/nowhere", "--base", "{model}", "--out", "{out}"], "/nowhere"),
+    ],
+)
+def test_mistakes_get_one_line(
+    given: list[str], said: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"model": tiny_model, "out": tmp_path / "o"}
+    assert main(["train", "memory", *(word.format(**places) for word in given)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
