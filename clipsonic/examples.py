@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.examples} has neither prompts.txt nor pictures/; choose another --examples")
     old = ExampleSounds.read(args.out)
     pipeline = ClipSonicPipeline.from_pretrained(args.model, device=args.device)
-    text_methods = tuple(m for m in ("zs", "pd") if m in pipeline.methods)
+    text_methods = tuple(m for m in ("zs", "pd", "mp") if m in pipeline.methods)
     queries: list[Mapping[str, Any]] = [{"prompt": p, "methods": text_methods} for p in prompts]
     queries += [{"image": p, "methods": ("iq",)} for p in pictures]
     sounds: list[ExampleSound] = []

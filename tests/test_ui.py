@@ -580,3 +580,17 @@ def test_on_zerogpu_a_run_goes_through_spaces(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
     *_, last = make_tab(FakePipeline()).generate(True, visit("a"), prompt="a dog", **VALUES)
     assert cards_of(last)[0]["sound"] and asked == [duration_s("", {}, GenerationSettings(methods=("zs", "pd")))]
+
+
+def test_a_model_with_a_memory_shows_a_third_sound_of_each_take() -> None:
+    abilities = Abilities.of(["clip", "prior", "memory"])
+    assert abilities.methods == ("iq", "zs", "pd", "mp")
+    asked = places({"prompt"}, ("zs", "pd", "mp"), 2)
+    assert [(place.method, place.take, place.side) for place in asked] == [
+        (method, take, side) for take in (1, 2) for method, side in (("zs", "A"), ("pd", "B"), ("mp", "C"))
+    ]
+    page = build_ui(FakePipeline, EXAMPLES, abilities)
+    choices = [
+        v for b in page.blocks.values() if isinstance(b, gr.Dropdown) and b.elem_id == "compare-a" for _, v in b.choices
+    ]
+    assert choices == ["iq", "zs", "pd", "mp"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicAudio, ClipSonicOutput
 
 Value = dict[str, Any]
-SIDES = ("A", "B")
+SIDES = ("A", "B", "C")
 FITTING = {"prompt": TEXT_METHODS, "image": IMAGE_METHODS, "video": IMAGE_METHODS, "audio": AUDIO_METHODS}
 """The methods that render each kind of query, in the order in which the pipeline takes the kinds."""
 
@@ -43,7 +43,7 @@ class Place:
 def places(query: Collection[str], methods: Sequence[str], takes: int) -> list[Place]:
     """Return the places in the order in which the pipeline makes sounds: by query, then take, then method."""
     return [
-        Place(method, take, SIDES[min(methods.index(method), 1)])
+        Place(method, take, SIDES[min(methods.index(method), len(SIDES) - 1)])
         for kind, fitting in FITTING.items()
         if kind in query
         for take in range(1, takes + 1)
@@ -174,7 +174,7 @@ def file_data(path: Path) -> Value:
 
 
 def _sorted(cards: list[Value]) -> list[Value]:
-    """Put the two sides of a take beside each other."""
+    """Put the sides of a take beside each other."""
     return sorted(cards, key=lambda card: (card["take"], card["side"]))
 
 

@@ -44,7 +44,7 @@ class Found:
             path = Path(shutil.copy(self.folder / Path(sound.file).name, folder))
             waveform, rate = read_audio(path, mel.sample_rate)
             spectrogram = log_mel(torch.from_numpy(waveform), mel).numpy()
-            place = cards.Place(sound.method, 1, cards.SIDES[min(number, 1)])
+            place = cards.Place(sound.method, 1, cards.SIDES[min(number, len(cards.SIDES) - 1)])
             duration_s = len(waveform) / rate
             shown.append(cards.finished(place, path, spectrogram, mel, sound.tags, duration_s, sound.score, more=more))
         return cards.value_of(shown, self.sounds[0].query)

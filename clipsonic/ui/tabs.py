@@ -69,7 +69,7 @@ class Builder:
         return self._fill(
             "prompt",
             lambda: {"prompt": _line("prompt", *words.PROMPT, autofocus=True)},
-            Ask(("prompt",), self._only("zs", "pd")),
+            Ask(("prompt",), self._only("zs", "pd", "mp")),
             FOR_TEXT,
             examples=read_prompts(self._examples),
         )

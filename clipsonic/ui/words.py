@@ -18,11 +18,11 @@ dog and the words "a dog" come to lie near each other. That is what lets you ask
 * **Zero-shot (ZS)**: the point of your *words* goes in, as if it were a picture's.
 * **Diffusion prior (PD)**: a second network first imagines the point of a picture that your words could describe, and
   that one goes in.
-* **Picture memory (MP)**, in the tab *Compare*: a blend of the pictures it remembers that come nearest to your words.
+* **Picture memory (MP)**: a blend of the pictures it remembers that come nearest to your words. Not in the paper.
 
 Near is not the same: in CLIP's space all words lie a little apart from all pictures. Because of this **modality gap**
 zero-shot sounds tend to be vaguer or off the mark, and the prior, which leaps over the gap, tends to come closer to
-what you meant. Both sounds of a pair start from the same noise: whatever differs between them is due to the query.
+what you meant. The sounds of a take start from the same noise: whatever differs between them is due to the query.
 
 The picture of a sound, its *spectrogram*, shows time from left to right and pitch from bottom to top; bright is loud.
 
@@ -36,8 +36,8 @@ EXAMPLES = ("Or try one of these", "Or try one of these: they play at once")
 HISTORY = "History"
 DETAILS = "What these were made with"
 RESTORE = ("Load settings from a file", "Drop a sound that was saved here: its words, seed and settings come back.")
-KEYS = """<p class="keys"><kbd>Enter</kbd> generate · <kbd>Space</kbd> play or pause · <kbd>A</kbd> / <kbd>B</kbd> hear
-one or the other from the same moment on · <kbd>R</kbd> re-roll</p>"""
+KEYS = """<p class="keys"><kbd>Enter</kbd> generate · <kbd>Space</kbd> play or pause · <kbd>A</kbd> / <kbd>B</kbd> /
+<kbd>C</kbd> hear one or another from the same moment on · <kbd>R</kbd> re-roll</p>"""
 
 METHODS = {
     "iq": ("Picture query", "IQ", "your picture, straight in"),

@@ -239,12 +239,12 @@ window.clipsonic ??= (() => {
       }
     }
 
-    /* Play the other sound of the pair, or the one of a side, from where the first one is. */
+    /* Play the next sound of the take, or the one of a side, from where the first one is. */
     flip(side = null) {
       const from = current?.stage === this ? current : null;
       const take = from?.data.take ?? 1;
-      const wanted = side ?? (from?.data.side === "A" ? "B" : "A");
-      const target = [...this.cards.values()].find((card) => card.data.take === take && card.data.side === wanted);
+      const sides = [...this.cards.values()].filter((card) => card.data.take === take);
+      const target = side ? sides.find((card) => card.data.side === side) : sides[(sides.indexOf(from) + 1) % sides.length];
       if (!target || (target === from && !from.audio.paused)) return;
       const at = from && !from.audio.ended ? from.audio.currentTime : 0;
       target.start(Math.min(at, target.length));
@@ -262,7 +262,7 @@ window.clipsonic ??= (() => {
     const stage = visibleStage();
     const key = event.key.toLowerCase();
     if (key === " " && stage) (current?.stage === stage ? current : stage.cards.values().next().value).toggle();
-    else if ((key === "a" || key === "b") && stage) stage.flip(key.toUpperCase());
+    else if (["a", "b", "c"].includes(key) && stage) stage.flip(key.toUpperCase());
     else if (key === "r") press("reroll");
     else if (key === "enter") press("generate");
     else return;
