@@ -201,7 +201,7 @@ window.clipsonic ??= (() => {
       Object.assign(this, context);
       this.element = element;
       this.cards = new Map();
-      this.flipper = el("button", { type: "button", class: "flip", hidden: true, onclick: () => this.flip() }, "⇄ Flip between the two");
+      this.flipper = el("button", { type: "button", class: "flip", hidden: true, onclick: () => this.flip() }, "⇄ Flip between them");
       this.list = el("div", { class: "cards" });
       this.video = el("video", { controls: true, hidden: true, playsinline: true });
       element.replaceChildren(this.flipper, this.video, this.list);
