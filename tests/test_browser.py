@@ -131,7 +131,7 @@ def test_type_press_wait_hear(server: Server, visit: Callable[..., sync_api.Page
     generate(page, "a dog barking")
     wait_for_status(page, "Done in")
     seed = page.get_by_label("Seed").first.input_value()
-    for method in ("zs", "pd"):
+    for method in ("zs", "pd", "mp"):
         path = download(page, f"{method}-1")
         waveform, rate = read_audio(path)
         assert path.name == f"a-dog-barking_{method}_s{seed}.wav"
@@ -140,6 +140,14 @@ def test_type_press_wait_hear(server: Server, visit: Callable[..., sync_api.Page
         assert card(page, f"{method}-1").locator("img").evaluate("image => image.naturalHeight") == 80
     assert not playing(page), "no sound without a click"
     screenshot(page, "text-light")
+    page.locator("h1").first.click()
+    for key, method in (("c", "mp"), ("b", "pd")):
+        page.keyboard.press(key)
+        page.wait_for_function(f"!document.querySelector('.card[data-key={method}-1] audio').paused")
+        assert playing(page) == [f"{method}-1"]
+    page.get_by_role("button", name="Flip between them").click()
+    page.wait_for_function("!document.querySelector('.card[data-key=mp-1] audio').paused")
+    assert playing(page) == ["mp-1"]
 
 
 def test_an_example_needs_one_click(server: Server, visit: Callable[..., sync_api.Page]) -> None:
