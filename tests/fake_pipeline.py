@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,7 @@ class FakePipeline:
         self.calls: list[GenerationSettings] = []
         self.queries: list[dict[str, Any]] = []
         self.steps = 0
+        self.steps_of: Counter[str] = Counter()
         self.stopped = 0
 
     def __call__(self, *, settings: GenerationSettings, callback: Any, **query: Any) -> ClipSonicOutput:
@@ -48,7 +50,8 @@ class FakePipeline:
             if method in FITTING[kind]
         ]
         try:
-            self._report(settings.num_inference_steps, np.stack([audio.mel for audio in audios]), callback)
+            whose = str(next(filter(None, query.values())))
+            self._report(whose, settings.num_inference_steps, np.stack([audio.mel for audio in audios]), callback)
         except BaseException:
             self.stopped += 1
             raise
@@ -83,7 +86,7 @@ class FakePipeline:
             embedding=np.zeros(4, np.float32),
         )
 
-    def _report(self, steps: int, mels: np.ndarray, callback: Any) -> None:
+    def _report(self, whose: str, steps: int, mels: np.ndarray, callback: Any) -> None:
         callback(Progress(stage="loading clip", step=0, total=1))
         for step in range(steps + 1):
             noise = np.random.default_rng(step).normal(size=mels.shape).astype(np.float32)
@@ -97,5 +100,6 @@ class FakePipeline:
                 )
             )
             self.steps += 1
+            self.steps_of[whose] += 1
             time.sleep(self.seconds_a_step)
         callback(Progress(stage="vocoder", step=1, total=1))
