@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from fake_pipeline import MEL, SAMPLES, FakePipeline
+from gradio_client import Client
 
 from clipsonic import cli
 from clipsonic.audio import log_mel, read_audio, read_tags
@@ -24,7 +25,7 @@ from clipsonic.config import GenerationSettings
 from clipsonic.errors import Cancelled, CheckpointError, DataError, MediaError, OutputError, PromptError, SettingsError
 from clipsonic.examples import MANIFEST_NAME, ExampleSounds, comparable, list_pictures, read_prompts
 from clipsonic.pipeline import ClipSonicPipeline
-from clipsonic.ui import build_ui
+from clipsonic.ui import build_ui, launch_options
 from clipsonic.ui.abilities import Abilities
 from clipsonic.ui.asking import Ask, AskForMix, AskForTwo, AskForVideo
 from clipsonic.ui.cards import file_name, places, write_sounds
@@ -424,6 +425,20 @@ def test_sounds_are_converted_only_if_the_page_serves_them(tmp_path: Path, monke
     for asked in ({"path": str(served), "format": "exe"}, {"path": str(served)}, [], None):
         with pytest.raises(OutputError, match="wav, flac, ogg, mp3"):
             converted(asked)
+
+
+def test_sessions_that_nobody_comes_back_to_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipsonic.ui.page.SESSIONS", 3)
+    page = build_ui(FakePipeline)
+    address = {"server_name": "127.0.0.1", "prevent_thread_lock": True, "quiet": True}
+    app, url, _ = page.launch(**address, **launch_options())
+    try:
+        for _ in range(6):
+            client = Client(url, verbose=False)
+            assert client.predict("a dog", api_name="/text_to_audio")
+        assert 1 <= len(app.state_holder.session_data) <= 4
+    finally:
+        page.close()
 
 
 def test_stop_ends_this_visitors_run_alone_within_a_step() -> None:

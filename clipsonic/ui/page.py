@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 QUEUE = Limits().queue
 """Visitors who may wait; whoever comes later is told to try again."""
 LARGEST_UPLOAD = "100mb"
+SESSIONS = 100
+"""Open pages and programs whose state Gradio keeps, 0.3 MB each; its own default, 10,000, would fill the memory."""
 CLEAN_EVERY_S = 3600
 KEEP_FILES_S = 24 * 3600
 DEFAULTS = GenerationSettings()
@@ -113,6 +115,7 @@ def launch_options() -> dict[str, Any]:
         "mcp_server": True,
         "max_file_size": LARGEST_UPLOAD,
         "ssr_mode": False,
+        "state_session_capacity": SESSIONS,
     }
 
 
