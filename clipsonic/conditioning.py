@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.audio import log_mel, normalize_loudness, resample
-from clipsonic.config import TEXT_METHODS, GenerationSettings
+from clipsonic.config import IMAGE_METHODS, TEXT_METHODS, GenerationSettings
 from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
 from clipsonic.queries import NEEDS, Item, Query
@@ -22,7 +22,8 @@ from clipsonic.windows import Windows
 
 NEARLY_PARALLEL = 1e-4
 """Sine of an angle below which two directions are mixed along the chord."""
-PRIORS = {method: NEEDS[method] for method in TEXT_METHODS if method in NEEDS}
+MEMORY = "memory"
+PRIORS = {method: NEEDS[method] for method in (*TEXT_METHODS, *IMAGE_METHODS) if method in NEEDS}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +49,7 @@ def condition(
     """Embed the queries, let the priors draw, and morph.
 
     A query and what it is morphed towards each go their own way first: the texts of a method that has a prior through
-    that, pictures and sounds as they are.
+    that, pictures and sounds as they are; a memory projects pictures too.
 
     Raises:
         CheckpointError: A part of the model is missing or broken.
@@ -117,10 +118,11 @@ class _Way:
         self._run, self._item, self._settings = run, item, settings
 
     def __call__(self, query: Query, row: Tensor) -> Tensor:
-        """Return what the method's prior draws from a text's embedding, shape (1, embedding_dim), or `row` itself."""
-        if query.kind != "prompt" or self._item.method not in PRIORS:
+        """Return what the method's prior draws from a text's embedding, or its memory projects, or `row` itself."""
+        name = PRIORS.get(self._item.method)
+        if name is None or (query.kind != "prompt" and name != MEMORY):
             return row
-        prior = self._run.part(PRIORS[self._item.method])
+        prior = self._run.part(name)
         reads: dict[str, Any] = {}
         if getattr(prior, "needs_tokens", False):
             text, clip = self._settings.template.replace("{}", str(query.source)), self._run.part("clip")

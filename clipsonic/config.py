@@ -12,7 +12,7 @@ from typing import Any, Self, get_type_hints
 from clipsonic.errors import ConfigError, SettingsError
 
 TEXT_METHODS = ("zs", "pd", "sd", "mp")
-IMAGE_METHODS = ("iq",)
+IMAGE_METHODS = ("iq", "mq")
 """Of pictures and videos."""
 AUDIO_METHODS = ("aq",)
 METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
@@ -249,7 +249,7 @@ class GenerationSettings(Config):
     """
 
     methods: tuple[str, ...] = ("iq", "zs", "pd", "aq")
-    """Pictures and videos are rendered by iq, sounds by aq, prompts by those of the others that are named."""
+    """Pictures and videos are rendered by iq and mq, sounds by aq, prompts by those of the others that are named."""
     sampler: str = "dpmpp-2m"
     num_inference_steps: int = 25
     guidance_scale: float = 3.0

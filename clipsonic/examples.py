@@ -131,9 +131,9 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.examples} has neither prompts.txt nor pictures/; choose another --examples")
     old = ExampleSounds.read(args.out)
     pipeline = ClipSonicPipeline.from_pretrained(args.model, device=args.device)
-    text_methods = tuple(m for m in ("zs", "pd", "mp") if m in pipeline.methods)
-    queries: list[Mapping[str, Any]] = [{"prompt": p, "methods": text_methods} for p in prompts]
-    queries += [{"image": p, "methods": ("iq",)} for p in pictures]
+    of_text, of_picture = (tuple(m for m in tab if m in pipeline.methods) for tab in (("zs", "pd", "mp"), ("iq", "mq")))
+    queries: list[Mapping[str, Any]] = [{"prompt": p, "methods": of_text} for p in prompts]
+    queries += [{"image": p, "methods": of_picture} for p in pictures]
     sounds: list[ExampleSound] = []
     for number, query in enumerate(queries, 1):
         output = pipeline(**query, seed=args.seed)

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METHODS,
         default=defaults.methods,
         metavar="METHOD",
-        help=f"of {', '.join(METHODS)}; pictures and videos take iq, sounds aq, prompts the others",
+        help=f"of {', '.join(METHODS)}; pictures and videos take iq and mq, sounds aq, prompts the others",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a model folder or hub repository (%(default)s)")
     parser.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler)

@@ -1,7 +1,8 @@
-"""The picture memory: from a text's embedding to a mean of those of the pictures that it is nearest to.
+"""The picture memory: from a query's embedding to a mean of those of the pictures that it is nearest to.
 
-A text lies outside of what pictures fill of CLIP's space. Projected onto a memory of pictures it lies inside (DeCap: Li
-et al., arXiv 2303.03032, who project pictures onto texts). Nothing is learnt for it, and nothing is drawn.
+A text lies outside of what pictures fill of CLIP's space, and a photograph may lie outside of what the denoiser was
+taught with. Projected onto a memory of its pictures they lie inside (DeCap: Li et al., arXiv 2303.03032, who project
+pictures onto texts). Nothing is learnt for it, and nothing is drawn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 
 
 class PictureMemory(nn.Module):
-    """Embeddings of pictures to project texts onto; it answers as a prior does (`DiffusionPrior.sample`).
+    """Embeddings of pictures to project queries onto; it answers as a prior does (`DiffusionPrior.sample`).
 
     Attributes:
         pictures: L2-normalised embeddings, float32, shape (size, embedding_dim).
@@ -61,9 +62,9 @@ class PictureMemory(nn.Module):
             return F.normalize(weights @ pictures, dim=-1)
 
     @torch.inference_mode()
-    def sample(self, text_embeddings: Tensor, **ignored: Any) -> Tensor:
-        """Project texts, as `forward` does; a prior's steps, guidance and generators have no say."""
-        return self(text_embeddings.to(self.pictures.device))
+    def sample(self, embeddings: Tensor, **ignored: Any) -> Tensor:
+        """Project texts or pictures, as `forward` does; a prior's steps, guidance and generators have no say."""
+        return self(embeddings.to(self.pictures.device))
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors` (half precision) into `folder`."""

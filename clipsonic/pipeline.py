@@ -128,8 +128,8 @@ class ClipSonicPipeline:
         """Make sounds for prompts, pictures, videos and sounds, in this order if there are several kinds.
 
         Args:
-            prompt: One text or a list of them. They are rendered by those of `methods` that take text: zs, pd, sd.
-            image: One picture or a list of them (paths, bytes, PIL images or uint8 arrays); rendered by the method iq.
+            prompt: One text or a list of them. They are rendered by those of `methods` that take text: zs, pd, sd, mp.
+            image: One picture or a list of them (paths, bytes, PIL images or uint8 arrays); rendered by iq and mq.
             video: One video or a list of them (paths, or `Video` as `open_video` returns it); iq on its moving
                 pictures. The sound is as long as the video, up to `MAX_DURATION_S`.
             audio: One sound or a list of them (paths, bytes, or pairs of a float32 waveform and its rate in Hz); makes

@@ -23,7 +23,7 @@ from clipsonic.errors import PromptError, SettingsError
 from clipsonic.media import Picture, Sound, SoundSource, open_picture, open_sound
 from clipsonic.video import Video, VideoSource, open_video
 
-NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "aq": "audio_clip"}
+NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
 """The part beside the required ones that a method needs."""
 RANKER = "audio_clip"
 """The part that gives Clip-Scores."""

@@ -1,4 +1,4 @@
-"""The picture memory, and the method mp: texts projected onto pictures."""
+"""The picture memory, and the methods mp and mq: texts and pictures projected onto pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.training.features import load_features
 from clipsonic.training.memory import MOST, _select
 from tests.conftest import EMBEDDING_DIM
+from tests.test_pipeline import PICTURE
 from tests.test_training import write_corpus
+from tests.videos import make_video
 
 FAST = GenerationSettings(methods=("zs", "pd", "mp"), num_inference_steps=2, guidance_scale=2.0, seed=3)
 
@@ -78,7 +80,7 @@ def test_a_memory_comes_back_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_mp_is_a_method_of_its_own_that_draws_nothing(pipeline: ClipSonicPipeline) -> None:
-    assert pipeline.methods == ("iq", "zs", "pd", "mp")
+    assert pipeline.methods == ("iq", "mq", "zs", "pd", "mp")
     zs, pd, mp = pipeline("a dog", settings=FAST).audios
     memory, text = pipeline.folder.part("memory"), torch.from_numpy(zs.embedding)[None]
     np.testing.assert_allclose(mp.embedding, memory(text)[0].numpy(), atol=1e-6)
@@ -86,6 +88,23 @@ def test_mp_is_a_method_of_its_own_that_draws_nothing(pipeline: ClipSonicPipelin
     other = pipeline("a dog", settings=FAST, methods=("mp",), prior_num_inference_steps=3, prior_guidance_scale=1.0)
     assert np.array_equal(other.audios[0].waveform, mp.waveform)
     assert not np.array_equal(pipeline("a dog", settings=FAST, seed=4).audios[2].waveform, mp.waveform)
+
+
+def test_mq_projects_pictures_and_every_window_of_a_video(pipeline: ClipSonicPipeline, tmp_path: Path) -> None:
+    memory = pipeline.folder.part("memory")
+    iq, mq = pipeline(image=PICTURE, settings=FAST, methods=("iq", "mq")).audios
+    picture = torch.from_numpy(iq.embedding)[None]
+    np.testing.assert_allclose(mq.embedding, memory(picture)[0].numpy(), atol=1e-6)
+    assert not np.array_equal(mq.waveform, iq.waveform)
+    seen, remembered = pipeline(video=make_video(tmp_path / "a.mp4"), settings=FAST, methods=("iq", "mq")).audios
+    assert len(remembered.waveform) == len(seen.waveform) and not np.array_equal(remembered.waveform, seen.waveform)
+
+
+def test_a_picture_to_morph_towards_is_projected_too(pipeline: ClipSonicPipeline) -> None:
+    end = pipeline(image=PICTURE, settings=FAST, methods="mq").audios[0]
+    for query in ({"prompt": "rain", "methods": "mp"}, {"image": PICTURE.rotate(90), "methods": "mq"}):
+        there = pipeline(**query, toward=PICTURE, morph=1.0, settings=FAST).audios[0]
+        np.testing.assert_array_equal(there.embedding, end.embedding)
 
 
 def test_what_to_keep_away_from_and_what_to_morph_towards_are_projected_too(pipeline: ClipSonicPipeline) -> None:

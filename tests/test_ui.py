@@ -600,7 +600,12 @@ def test_on_zerogpu_a_run_goes_through_spaces(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_model_with_a_memory_shows_a_third_sound_of_each_take() -> None:
     abilities = Abilities.of(["clip", "prior", "memory"])
-    assert abilities.methods == ("iq", "zs", "pd", "mp")
+    assert abilities.methods == ("iq", "mq", "zs", "pd", "mp")
+    assert [(p.method, p.side) for p in places({"image"}, ("iq", "mq"), 1)] == [("iq", "A"), ("mq", "B")]
+    pipeline = FakePipeline(methods=abilities.methods)
+    tab = make_tab(pipeline, Ask(("image",), ("iq", "mq")))
+    *_, last = tab.generate(True, visit("a"), image=str(next((EXAMPLES / "pictures").glob("*.jpg"))), **VALUES)
+    assert [card["method"] for card in cards_of(last)] == ["iq", "mq"]
     asked = places({"prompt"}, ("zs", "pd", "mp"), 2)
     assert [(place.method, place.take, place.side) for place in asked] == [
         (method, take, side) for take in (1, 2) for method, side in (("zs", "A"), ("pd", "B"), ("mp", "C"))
@@ -609,4 +614,4 @@ def test_a_model_with_a_memory_shows_a_third_sound_of_each_take() -> None:
     choices = [
         v for b in page.blocks.values() if isinstance(b, gr.Dropdown) and b.elem_id == "compare-a" for _, v in b.choices
     ]
-    assert choices == ["iq", "zs", "pd", "mp"]
+    assert choices == ["iq", "mq", "zs", "pd", "mp"]

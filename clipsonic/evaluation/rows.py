@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipsonic.config import METHODS, GenerationSettings
+from clipsonic.config import AUDIO_METHODS, IMAGE_METHODS, METHODS, GenerationSettings
 from clipsonic.errors import DataError
 from clipsonic.evaluation.bank import DEFAULT_CACHE, Bank
 from clipsonic.evaluation.corpus import PROMPTS, Held
@@ -15,8 +15,6 @@ from clipsonic.evaluation.extra import Extra
 from clipsonic.evaluation.making import UNCONDITIONAL, Maker
 from clipsonic.evaluation.nearest import Gallery
 from clipsonic.evaluation.sets import (
-    AUDIO_METHODS,
-    IMAGE_METHODS,
     Query,
     Sounds,
     copy_synthesis,
@@ -36,6 +34,7 @@ NOTES = {
     REAL: "held-out real sounds",
     VOCODER: "copy-synthesis: the same sounds, made anew by the vocoder from their log-mels",
     "iq": "pictures: frames of held-out videos",
+    "mq": "the same pictures, projected onto the picture memory",
     "zs": "prompts that name the thing, through CLIP's text embedding as it is",
     "pd": "the same prompts, through the diffusion prior",
     "sd": "the same prompts, through the supervised prior",

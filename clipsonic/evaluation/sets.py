@@ -16,9 +16,6 @@ from clipsonic.evaluation.corpus import PROMPTS, Held, read_pairs
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.storage import slug
 
-IMAGE_METHODS = ("iq",)
-AUDIO_METHODS = ("aq",)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:

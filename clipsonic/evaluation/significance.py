@@ -9,7 +9,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 SEED = 0
-PAIRS = (("iq", "pd"), ("pd", "zs"), ("zs", "unconditional"), ("mp", "pd"))
+PAIRS = (("iq", "pd"), ("pd", "zs"), ("zs", "unconditional"), ("mp", "pd"), ("mq", "iq"))
 """The paper's order: each first one should be better than its second."""
 
 ByThing = Mapping[str, float]

@@ -25,7 +25,7 @@ class Query(Config):
 
     Attributes:
         prompt: A text, or empty.
-        picture: The path of a picture, or empty. With a prompt too, iq renders the picture and the others the text.
+        picture: The path of a picture, or empty. With a prompt too, iq and mq render the picture, the others the text.
     """
 
     prompt: str = ""

@@ -12,7 +12,7 @@ from clipsonic.errors import ClipSonicError
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline
 
-NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "aq": "audio_clip"}
+NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
 """The part that a method needs beside those that every model has."""
 
 

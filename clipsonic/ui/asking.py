@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicOutput
 
 Query = dict[str, Any]
-COMPARED = {"iq": "image", "aq": "audio"}
+COMPARED = {"iq": "image", "mq": "image", "aq": "audio"}
 """The query that a method asks for beside words."""
 
 

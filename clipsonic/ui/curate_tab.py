@@ -62,7 +62,7 @@ def _add_form() -> list[Component]:
         [*TEXT_METHODS, *IMAGE_METHODS],
         value=["zs", "pd"],
         label="Methods",
-        info="To be compared: iq renders the pictures, the others the prompts.",
+        info="To be compared: iq and mq render the pictures, the others the prompts.",
     )
     with gr.Row():
         seeds = gr.Slider(1, 5, 1, step=1, label="Sounds", info="Of each prompt and method in the test.")

@@ -79,7 +79,7 @@ class Builder:
         return self._fill(
             "image",
             lambda: {"image": _picture("picture", words.PICTURE)},
-            Ask(("image",), ("iq",)),
+            Ask(("image",), self._only("iq", "mq")),
             FOR_ANY,
             examples=[str(path) for path in list_pictures(self._examples)],
         )

@@ -45,6 +45,7 @@ METHODS = {
     "pd": ("Diffusion prior", "PD", "a picture imagined from your words"),
     "sd": ("Supervised prior", "SD", "a picture imagined by a prior that was told names"),
     "mp": ("Picture memory", "MP", "the pictures it knows that your words fit best"),
+    "mq": ("Picture memory", "MQ", "the pictures it knows that yours is most like"),
     "aq": ("Sound query", "AQ", "your sound, taken for a picture"),
 }
 SCORE = "How well the sound fits what was asked for, by the model's own ear: a cosine, 1 at best."
