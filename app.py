@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -83,18 +85,22 @@ def main(arguments: list[str] | None = None) -> None:
         return
     load = opener(options.model, options.device)
     place_at_start(load)
-    # Opened now and not while somebody waits: the imports would hold up every open page for seconds.
     if os.environ.get("SPACE_ID"):  # a Space's proxy says who the visitors are; without it all are one
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")
     desk = Desk(model=Path(options.model).name)
-    page = build_ui(load, HERE / "examples", Abilities.ask(load), desk, options.listening_tests)
+    page = build_ui(load, HERE / "examples", Abilities.ask(options.model), desk, options.listening_tests)
     address = {"server_name": options.host, "server_port": options.port, "share": options.share}
     served = desk.launch_options()
     if options.listening_tests:
         from clipsonic.ui.take_test import listening_route, open_tests
 
         served["app_kwargs"]["routes"].append(listening_route(open_tests(options.listening_tests)))
-    page.launch(**address, **launch_options(), **served)
+    page.launch(**address, **launch_options(), **served, prevent_thread_lock=True)
+    # Opened now and not while somebody waits: the imports would hold up every open page for seconds.
+    with suppress(ClipSonicError):  # every request says what is wrong
+        load()
+        import_module("clipsonic.parts")
+    page.block_thread()
 
 
 def serve_listening_test(options: argparse.Namespace) -> None:

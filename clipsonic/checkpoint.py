@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,20 +20,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from clipsonic.audio_clip import AudioClip
-from clipsonic.clap import load_encoder
 from clipsonic.config import Config, MelConfig
-from clipsonic.denoiser import Denoiser
 from clipsonic.device import Accelerator
 from clipsonic.errors import CheckpointError, ClipSonicError
-from clipsonic.memory import PictureMemory
-from clipsonic.storage import CONFIG_NAME, sha256, write_text
-from clipsonic.token_prior import load_prior
-from clipsonic.vocoder import load_vocoder
+from clipsonic.storage import CONFIG_NAME, read_json, sha256, write_text
 
 INDEX_NAME = "model_index.json"
 CARD_NAME = "README.md"
-SCHEDULER_NAME = "scheduler_config.json"
 FORMAT = 1
 REQUIRED_PARTS = ("clip", "denoiser", "scheduler", "vocoder")
 OPTIONAL_PARTS = ("prior", "supervised_prior", "memory", "audio_clip", "refiner")
@@ -181,11 +174,13 @@ class ModelFolder:
 
     def _load(self, name: str, entry: PartEntry) -> Any:
         """Check a part's files, load it, and check that it fits."""
+        from clipsonic.parts import LOADERS  # heavy; an index is read without it
+
         folder = self.part_folder(name)
         for file, expected in entry.sha256.items():
             _check_file(folder / file, expected)
         try:
-            part = _LOADERS[name](folder, self.accelerator)
+            part = LOADERS[name](folder, self.accelerator)
         except CheckpointError:
             raise
         except ClipSonicError as error:
@@ -224,7 +219,7 @@ def write_index(
             entries[part] = {"path": part, "sha256": _hashes(folder / part)}
         elif part not in entries and part in REQUIRED_PARTS:
             raise CheckpointError(f"{folder} has no {part}; every model needs {', '.join(REQUIRED_PARTS)}")
-    denoiser = _read_json(folder / "denoiser" / CONFIG_NAME)
+    denoiser = read_json(folder / "denoiser" / CONFIG_NAME)
     index = ModelIndex(
         format=FORMAT,
         name=name,
@@ -243,19 +238,9 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; give a whole model folder") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object")
-    return values
-
-
 def _read_index(path: Path) -> ModelIndex:
     """Read and check `model_index.json`."""
-    values = _read_json(path)
+    values = read_json(path)
     try:
         index = ModelIndex.from_dict(values)
         for name in index.parts:
@@ -271,8 +256,9 @@ def _read_index(path: Path) -> ModelIndex:
     places = {name: Path(index.entry(name).path) for name in index.parts}
     if strays := [name for name, place in places.items() if place.is_absolute() or ".." in place.parts]:
         raise CheckpointError(f"{path} names a folder outside the model for {', '.join(strays)}; mend the model")
-    if unknown := [name for name in index.parts if name not in _LOADERS]:
-        raise CheckpointError(f"{path} names {', '.join(unknown)}; allowed: {', '.join(_LOADERS)}")
+    allowed = (*REQUIRED_PARTS, *OPTIONAL_PARTS)
+    if unknown := [name for name in index.parts if name not in allowed]:
+        raise CheckpointError(f"{path} names {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     return index
 
 
@@ -295,23 +281,6 @@ def _download(repo: str, revision: str | None, patterns: list[str] | None) -> Pa
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"there is no model folder {repo} here, and the hub does not answer: {reason}") from error
-
-
-def _load_scheduler(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
-    return _read_json(folder / SCHEDULER_NAME)
-
-
-_LOADERS: dict[str, Callable[[Path, Accelerator], Any]] = {
-    "clip": lambda folder, on: load_encoder(folder, device=str(on.device)),
-    "prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
-    "supervised_prior": lambda folder, on: on.prepare(load_prior(folder, device="cpu")),
-    "memory": lambda folder, on: PictureMemory.load(folder, device=on.device),
-    "audio_clip": lambda folder, on: AudioClip.load(folder, device=on.device),
-    "denoiser": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
-    "refiner": lambda folder, on: on.prepare(Denoiser.load(folder, device="cpu")),
-    "scheduler": _load_scheduler,
-    "vocoder": lambda folder, on: load_vocoder(folder, device=str(on.device)),
-}
 
 
 def _fits(name: str, part: Any, index: ModelIndex) -> list[tuple[str, Any, Any]]:

@@ -22,7 +22,7 @@ from gradio_client import Client
 from clipsonic import cli
 from clipsonic.audio import log_mel, read_audio, read_tags
 from clipsonic.config import GenerationSettings
-from clipsonic.errors import Cancelled, CheckpointError, DataError, MediaError, OutputError, PromptError, SettingsError
+from clipsonic.errors import Cancelled, DataError, MediaError, OutputError, PromptError, SettingsError
 from clipsonic.examples import MANIFEST_NAME, ExampleSounds, comparable, list_pictures, read_prompts
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.ui import build_ui, launch_options
@@ -123,16 +123,16 @@ def test_the_sound_tab_alone_asks_how_much_is_made_anew() -> None:
     assert tab.label == "Sound" and "your sound's course stays" in slider.info
 
 
-def test_abilities_are_those_of_the_model(tiny_pipeline: ClipSonicPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    def missing() -> ClipSonicPipeline:
-        raise CheckpointError("there is no such model")
-
-    assert Abilities.ask(lambda: tiny_pipeline) == Abilities.of(["clip", "prior"]) == Abilities()
+def test_abilities_are_those_of_the_model(
+    tiny_model: Path, tiny_pipeline: ClipSonicPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Abilities.ask(str(tiny_model)) == Abilities.of(["clip", "prior"]) == Abilities()
     assert tiny_pipeline.methods == Abilities().methods
     assert Abilities.of(["clip", "audio_clip", "supervised_prior"]) == Abilities(
         methods=("iq", "zs", "sd", "aq"), scores=True
     )
-    assert Abilities.ask(missing) == Abilities() and "no such model" in capsys.readouterr().out
+    assert Abilities.ask("no/such/model") == Abilities()
+    assert "there is no model folder no/such/model" in capsys.readouterr().out
 
 
 def test_every_control_has_words_for_it() -> None:

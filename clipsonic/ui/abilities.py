@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from clipsonic.checkpoint import ModelFolder
 from clipsonic.config import METHODS
 from clipsonic.errors import ClipSonicError
-
-if TYPE_CHECKING:
-    from clipsonic.pipeline import ClipSonicPipeline
 
 NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
 """The part that a method needs beside those that every model has."""
@@ -37,14 +35,17 @@ class Abilities:
         )
 
     @classmethod
-    def ask(cls, load: Callable[[], ClipSonicPipeline]) -> Self:
+    def ask(cls, model: str) -> Self:
         """Open a model, which reads its index and none of its weights, and return what it can do.
+
+        Args:
+            model: Its folder or hub repository.
 
         Returns:
             The defaults if the model cannot be opened: every request then says what is wrong with it.
         """
         try:
-            return cls.of(load().folder.index.parts)
+            return cls.of(ModelFolder.open(model).index.parts)
         except ClipSonicError as error:
             print(f"clipsonic: {error}", flush=True)
             return cls()
