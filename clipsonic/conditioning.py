@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.audio import log_mel, normalize_loudness, resample
-from clipsonic.config import IMAGE_METHODS, TEXT_METHODS, GenerationSettings
+from clipsonic.config import IMAGE_METHODS, NEEDS, TEXT_METHODS, GenerationSettings
 from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
-from clipsonic.queries import NEEDS, Item, Query
+from clipsonic.queries import Item, Query
 from clipsonic.run import Run
 from clipsonic.video import Video
 from clipsonic.windows import Windows

@@ -16,6 +16,8 @@ IMAGE_METHODS = ("iq", "mq")
 """Of pictures and videos."""
 AUDIO_METHODS = ("aq",)
 METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
+NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
+"""The part beside the required ones that a method needs."""
 SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "lms", "dpm2", "ddim", "ddpm")
 MAX_PROMPT_LENGTH = 500
 MAX_STEPS = 1000
@@ -197,7 +199,7 @@ class PriorConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig(Config):
-    """The picture memory, which texts are projected onto."""
+    """The picture memory, which texts and pictures are projected onto."""
 
     embedding_dim: int
     size: int

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from clipsonic.checkpoint import ModelFolder
 from clipsonic.conditioning import condition, mean_direction
-from clipsonic.config import METHODS, GenerationSettings
+from clipsonic.config import METHODS, NEEDS, GenerationSettings
 from clipsonic.device import Accelerator, memory_told
 from clipsonic.errors import SettingsError
 from clipsonic.hub import push_to_hub
 from clipsonic.media import Picture, SoundSource
 from clipsonic.output import Callback, ClipSonicAudio, ClipSonicOutput, Progress
-from clipsonic.queries import NEEDS, Item, Query, check_methods, check_prompt, list_items, read_queries, read_toward
+from clipsonic.queries import Item, Query, check_methods, check_prompt, list_items, read_queries, read_toward
 from clipsonic.rendering import Rendering, render
 from clipsonic.run import Run
 from clipsonic.video import VideoSource
@@ -130,8 +130,8 @@ class ClipSonicPipeline:
         Args:
             prompt: One text or a list of them. They are rendered by those of `methods` that take text: zs, pd, sd, mp.
             image: One picture or a list of them (paths, bytes, PIL images or uint8 arrays); rendered by iq and mq.
-            video: One video or a list of them (paths, or `Video` as `open_video` returns it); iq on its moving
-                pictures. The sound is as long as the video, up to `MAX_DURATION_S`.
+            video: One video or a list of them (paths, or `Video` as `open_video` returns it); iq and mq on its
+                moving pictures. The sound is as long as the video, up to `MAX_DURATION_S`.
             audio: One sound or a list of them (paths, bytes, or pairs of a float32 waveform and its rate in Hz); makes
                 more like it by the method aq, or with a `strength` below 1 variations of it.
             toward: A text, or a picture that is not given as a `str`; every query is morphed towards it by `morph`.

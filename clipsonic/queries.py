@@ -15,6 +15,8 @@ from clipsonic.config import (
     IMAGE_METHODS,
     MAX_DURATION_S,
     MAX_PROMPT_LENGTH,
+    METHODS,
+    NEEDS,
     TEXT_METHODS,
     GenerationSettings,
     is_text,
@@ -23,8 +25,6 @@ from clipsonic.errors import PromptError, SettingsError
 from clipsonic.media import Picture, Sound, SoundSource, open_picture, open_sound
 from clipsonic.video import Video, VideoSource, open_video
 
-NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
-"""The part beside the required ones that a method needs."""
 RANKER = "audio_clip"
 """The part that gives Clip-Scores."""
 _KINDS = {
@@ -138,9 +138,7 @@ def check_methods(queries: Sequence[Query], settings: GenerationSettings, model:
     """
     for method in (method for query in queries for method in query.methods):
         if (part := NEEDS.get(method)) is not None and part not in parts:
-            able = ", ".join(
-                m for m in (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS) if NEEDS.get(m, "clip") in parts
-            )
+            able = ", ".join(m for m in METHODS if NEEDS.get(m, "clip") in parts)
             raise SettingsError(f"the model {model} cannot do {method!r}, it has no {part}; allowed: {able}")
     if settings.candidates > 1 and RANKER not in parts:
         raise SettingsError(

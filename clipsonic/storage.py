@@ -68,9 +68,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; give a whole model folder") from error
+        raise CheckpointError(f"cannot read {path}: {error}; fetch the model again") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object")
+        raise CheckpointError(f"{path} holds {type(values).__name__}, expected an object; fetch the model again")
     return values
 
 

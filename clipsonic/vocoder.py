@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from abc import ABC, abstractmethod
 from contextlib import redirect_stdout
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from clipsonic.audio import mel_filters
 from clipsonic.config import MelConfig, VocoderConfig
 from clipsonic.errors import CheckpointError
-from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
+from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_json, save_part
 
 BIGVGAN_WEIGHTS_NAME = "bigvgan_generator.pt"
 NOISE_SEED = 0
@@ -275,7 +274,7 @@ class BigVGANVocoder(Vocoder):
         Raises:
             CheckpointError: A file is missing, damaged or another network's, or `bigvgan` is not installed.
         """
-        vocoder = cls(_read_config(folder))
+        vocoder = cls(read_json(folder / CONFIG_NAME))
         path = folder / BIGVGAN_WEIGHTS_NAME
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)["generator"]
@@ -319,17 +318,6 @@ def _bigvgan_mel(values: dict[str, Any]) -> MelConfig:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; fetch the model again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, expected an object; fetch the model again")
-    return values
-
-
 def load_vocoder(folder: Path, device: str | torch.device = "cpu") -> Vocoder:
     """Load the vocoder that lies in a folder.
 
@@ -344,6 +332,6 @@ def load_vocoder(folder: Path, device: str | torch.device = "cpu") -> Vocoder:
         CheckpointError: A file is missing or does not fit, or BigVGAN's code is not installed.
         ConfigError: `config.json` has an unknown or impossible setting.
     """
-    if "upsample_rates" in _read_config(folder):
+    if "upsample_rates" in read_json(folder / CONFIG_NAME):
         return BigVGANVocoder.load(folder, device)
     return SpectralVocoder.load(folder, device)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from clipsonic.checkpoint import ModelFolder
-from clipsonic.config import METHODS
+from clipsonic.config import METHODS, NEEDS
 from clipsonic.errors import ClipSonicError
-
-NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
-"""The part that a method needs beside those that every model has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ QUEUE = Limits().queue
 """Visitors who may wait; whoever comes later is told to try again."""
 LARGEST_UPLOAD = "100mb"
 SESSIONS = 100
-"""Open pages and programs whose state Gradio keeps, 0.3 MB each; its own default, 10,000, would fill the memory."""
+"""Open pages and programs whose state, all widgets' settings, Gradio keeps; its own 10,000 would fill the memory."""
 CLEAN_EVERY_S = 3600
 KEEP_FILES_S = 24 * 3600
 DEFAULTS = GenerationSettings()
