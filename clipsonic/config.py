@@ -203,8 +203,8 @@ class MemoryConfig(Config):
 
     embedding_dim: int
     size: int
-    """Pictures remembered."""
-    temperature: float = 0.03
+    """Pictures remembered, or means of some."""
+    temperature: float = 0.02
     """Cosines are divided by this before the softmax: the smaller, the fewer pictures make up a projection."""
 
 

@@ -2,7 +2,7 @@
 
 A text lies outside of what pictures fill of CLIP's space, and a photograph may lie outside of what the denoiser was
 taught with. Projected onto a memory of its pictures they lie inside (DeCap: Li et al., arXiv 2303.03032, who project
-pictures onto texts). Nothing is learnt for it, and nothing is drawn.
+pictures onto texts). Nothing is learnt for it, and nothing is drawn; what it remembers is in `training.memory`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PictureMemory(nn.Module):
     """Embeddings of pictures to project queries onto; it answers as a prior does (`DiffusionPrior.sample`).
 
     Attributes:
-        pictures: L2-normalised embeddings, float32, shape (size, embedding_dim).
+        pictures: L2-normalised embeddings of pictures or means of some, float32, shape (size, embedding_dim).
     """
 
     pictures: Tensor

@@ -71,6 +71,17 @@ def test_picture_gives_variations(client: Client, tiny_pipeline: ClipSonicPipeli
     np.testing.assert_allclose(sounds((files, facts)), made.waveforms, atol=2 / 32768)
 
 
+def test_programs_choose_among_the_methods(client: Client) -> None:
+    few = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "api_name": "/text_to_audio"}
+    both = sounds(client.predict("a dog", **few))
+    files, facts = client.predict("a dog", methods=["pd"], **few)
+    assert [audio["method"] for audio in facts["audios"]] == ["pd"]
+    np.testing.assert_array_equal(sounds((files, facts))[0], both[1])
+    for wrong, said in ((["xx"], "xx"), ([], "at least one of"), ("pd", "at least one of"), (["iq"], "none that renders a prompt")):
+        with pytest.raises(AppError, match=said):
+            client.predict("a dog", methods=wrong, **few)
+
+
 CHANGES = {
     "sampler": "ddim",
     "num_inference_steps": 4,
@@ -91,7 +102,7 @@ def test_every_control_changes_the_sound(client: Client) -> None:
         p["parameter_name"]
         for p in client.view_api(return_format="dict")["named_endpoints"]["/text_to_audio"]["parameters"]
     }
-    assert set(CHANGES) == offered - {"prompt", "morph"}, "morph alone does nothing"
+    assert set(CHANGES) == offered - {"prompt", "morph", "methods"}, "morph alone does nothing"
     few = {"num_inference_steps": 3, "prior_num_inference_steps": 3}
     plain = sounds(client.predict("a dog", **few, api_name="/text_to_audio"))
     for name, value in CHANGES.items():

@@ -48,6 +48,7 @@ def test_the_tools_say_what_they_do_and_take(server: Server) -> None:
     defaults = GenerationSettings()
     told = {name: value["default"] for name, value in schema["properties"].items() if "default" in value}
     assert {"num_inference_steps", "guidance_scale", "sampler", "template"} <= set(told)
+    assert told.pop("methods") == ["zs", "pd"] and schema["properties"]["methods"]["items"]["enum"] == ["zs", "pd"]
     assert told == {name: getattr(defaults, name) for name in told}
 
 

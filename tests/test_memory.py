@@ -18,7 +18,7 @@ from clipsonic.gap import Landscape, locate
 from clipsonic.memory import PictureMemory
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.training.features import load_features
-from clipsonic.training.memory import MOST, _select
+from clipsonic.training.memory import MOST, NEIGHBOURS, _select, neighbourhoods
 from tests.conftest import EMBEDDING_DIM
 from tests.test_pipeline import PICTURE
 from tests.test_training import write_corpus
@@ -151,10 +151,43 @@ def test_train_memory_remembers_the_training_videos(
 
 
 def test_of_many_videos_an_even_selection_is_remembered() -> None:
-    many = torch.randn(MOST + 500, 1, 4)
+    many = torch.randn(MOST + 500, 4)
     chosen = _select(many)
     assert chosen.shape == (MOST, 4)
-    torch.testing.assert_close(chosen[[0, -1]], F.normalize(many[[0, -1], 0], dim=-1))
+    torch.testing.assert_close(chosen[[0, -1]], many[[0, -1]])
+
+
+@pytest.mark.parametrize("told_by", ["sounds", "pictures", "both"])
+def test_an_entry_is_the_mean_picture_of_the_videos_that_look_and_sound_alike(told_by: str) -> None:
+    things, each = (4, NEIGHBOURS) if told_by == "both" else (2, NEIGHBOURS)
+    thing = torch.arange(things).repeat_interleave(each)
+    # Of four things two look alike and two sound alike: only picture and sound together tell them apart.
+    seen, heard = (thing // 2, thing % 2) if told_by == "both" else (thing, thing)
+    directions = random_pictures(2, seed=7)
+    noise = 0.1 * random_pictures(len(thing), seed=8)
+    pictures = F.normalize((directions[seen] if told_by != "sounds" else directions[:1]) + noise, dim=-1)
+    sounds = F.normalize((directions[heard] if told_by != "pictures" else directions[:1]) + noise.flip(0), dim=-1)
+    entries = neighbourhoods(pictures, sounds, pictures, sounds)
+    for number in range(things):
+        mean = F.normalize(pictures[thing == number].mean(dim=0), dim=-1)
+        torch.testing.assert_close(entries[thing == number], mean.expand(each, -1))
+
+
+def test_train_memory_listens_where_there_is_an_audio_encoder(
+    hearing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipsonic.training.memory.NEIGHBOURS", 3)
+    shards, out = write_corpus(tmp_path / "shards", "thing"), tmp_path / "out"
+    assert main(["train", "memory", "--data", str(shards), "--base", str(hearing_model), "--out", str(out)]) == 0
+    features = load_features(shards, hearing_model / "clip", MelConfig(), pictures=2)
+    videos = F.normalize(features.embeddings.float().mean(dim=1), dim=-1)
+    encoder = ModelFolder.open(hearing_model).part("audio_clip")
+    sounds = encoder(features.mels.float())
+    likeness = 0.6 * sounds @ sounds.T + 0.4 * videos @ videos.T
+    expected = [F.normalize(videos[row.argsort(descending=True)[:3]].mean(dim=0), dim=-1) for row in likeness]
+    pictures = ModelFolder.open(out).part("memory").pictures
+    torch.testing.assert_close(pictures, torch.stack(expected), atol=1e-3, rtol=0)
+    assert not torch.allclose(pictures, videos, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,13 @@ def test_endpoints_are_those_of_the_model_and_their_defaults_are_the_settings() 
     assert sorted(endpoints) == ["/audio_to_audio", "/image_to_audio", "/text_to_audio", "/video_to_audio"]
     text = {p["parameter_name"]: p for p in endpoints["/text_to_audio"]["parameters"]}
     assert list(text)[0] == "prompt" and not text["prompt"]["parameter_has_default"]
-    told = {n: p["parameter_default"] for n, p in text.items() if n not in ("prompt", "toward")}
+    told = {n: p["parameter_default"] for n, p in text.items() if n not in ("prompt", "toward", "methods")}
     assert told | {"strength": 1.0} == VALUES and "strength" not in told
     image = {p["parameter_name"] for p in endpoints["/image_to_audio"]["parameters"]}
-    assert image == set(text) - {"prompt", "prior_num_inference_steps", "prior_guidance_scale", "template"} | {"image"}
+    of_text = {"prompt", "methods", "prior_num_inference_steps", "prior_guidance_scale", "template"}
+    assert image == set(text) - of_text | {"image"}
+    assert text["methods"]["parameter_default"] == ["zs", "pd"]
+    assert text["methods"]["type"]["items"]["enum"] == ["zs", "pd", "sd"]
     assert {p["parameter_name"] for p in endpoints["/audio_to_audio"]["parameters"]} == image - {"image"} | {
         "audio",
         "template",

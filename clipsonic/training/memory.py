@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from clipsonic.audio_clip import AudioClip
 from clipsonic.config import MelConfig
 from clipsonic.memory import PictureMemory
 from clipsonic.training.features import load_features
@@ -17,14 +19,22 @@ MOST = 8192
 """Of more videos than this an even selection is remembered."""
 PICTURES = 2
 """Frames of each video that are embedded, as for the denoiser, whose cache of features is used."""
+NEIGHBOURS = 10
+"""Videos, each with itself among them, that one entry is the mean of, where there is an audio encoder."""
+SOUND_SHARE = 0.6
+"""How much alike sounds count for two videos to be neighbours; the rest is how alike their pictures are."""
+BATCH = 256
 
 
 def remember(data: Path, base: Path, out: Path) -> PictureMemory:
     """Write the memory of the shards' training videos into a model folder.
 
+    Where the base has an audio encoder, an entry is the mean of the pictures of videos that look and sound alike:
+    what is peculiar to one picture, and goes with no sound, is averaged away. Without one it is a video's own picture.
+
     Args:
         data: Folder of shards.
-        base: Model folder with the CLIP to look with.
+        base: Model folder with the CLIP to look with, and maybe the audio encoder to listen with.
         out: Model folder to write into.
 
     Returns:
@@ -32,18 +42,49 @@ def remember(data: Path, base: Path, out: Path) -> PictureMemory:
 
     Raises:
         DataError: The shards cannot be read.
-        CheckpointError: CLIP cannot be loaded.
+        CheckpointError: CLIP or the audio encoder cannot be loaded.
         OutputError: The folder cannot be written to.
     """
     features = load_features(data, base / "clip", MelConfig(), pictures=PICTURES)
-    memory = PictureMemory.of(_select(features.embeddings))
+    videos = F.normalize(features.embeddings.float().mean(dim=1), dim=-1)
+    entries = _select(videos)
+    if (base / "audio_clip").is_dir():
+        sounds = embed_sounds(AudioClip.load(base / "audio_clip"), features.mels)
+        entries = neighbourhoods(_select(videos), _select(sounds), videos, sounds)
+    memory = PictureMemory.of(entries)
     memory.save(out / PART)
     return memory
 
 
-def _select(embeddings: Tensor) -> Tensor:
-    """Return one embedding a video, shape (videos, embedding_dim), of those of its frames (videos, frames, dim)."""
-    videos = F.normalize(embeddings.float().mean(dim=1), dim=-1)
+@torch.inference_mode()
+def embed_sounds(encoder: AudioClip, mels: Tensor) -> Tensor:
+    """Embed log-mels, shape (sounds, n_mels, frames); returns float32, shape (sounds, embedding_dim)."""
+    batches = tqdm(mels.split(BATCH), desc="sounds", unit="batch", disable=None)
+    return torch.cat([encoder(batch.float()) for batch in batches]).clone()
+
+
+def neighbourhoods(pictures: Tensor, sounds: Tensor, all_pictures: Tensor, all_sounds: Tensor) -> Tensor:
+    """Return the mean picture of each video's nearest neighbours by picture and sound together.
+
+    Args:
+        pictures: L2-normalised embeddings of some videos' pictures, float32, shape (some, embedding_dim).
+        sounds: The same of their sounds.
+        all_pictures: Of all videos, shape (videos, embedding_dim).
+        all_sounds: The same of their sounds.
+
+    Returns:
+        L2-normalised, float32, shape (some, embedding_dim).
+    """
+    means = []
+    for picture, sound in zip(pictures.split(BATCH), sounds.split(BATCH), strict=True):
+        likeness = SOUND_SHARE * sound @ all_sounds.T + (1 - SOUND_SHARE) * picture @ all_pictures.T
+        nearest = likeness.topk(min(NEIGHBOURS, len(all_pictures))).indices
+        means.append(F.normalize(all_pictures[nearest].mean(dim=1), dim=-1))
+    return torch.cat(means)
+
+
+def _select(videos: Tensor) -> Tensor:
+    """Return the rows of all videos, or an even selection of them."""
     if len(videos) <= MOST:
         return videos
     return videos[torch.linspace(0, len(videos) - 1, MOST).round().long()]

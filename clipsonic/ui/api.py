@@ -11,13 +11,15 @@ import gradio as gr
 
 from clipsonic.errors import ClipSonicError
 from clipsonic.ui.asking import path_or_text
-from clipsonic.ui.cards import write_sounds
+from clipsonic.ui.cards import FITTING, write_sounds
 from clipsonic.ui.controls import read_settings
 from clipsonic.ui.handlers import Studio, in_page, visitor_of
 from clipsonic.ui.results import facts
 from clipsonic.ui.runs import Report
 
 Answer = tuple[list[str], dict[str, Any]]
+USUAL = {"prompt": ("zs", "pd"), "image": ("iq",), "video": ("iq",), "audio": ("aq",)}
+"""The methods that render each kind of query where the caller names none."""
 
 
 class Api:
@@ -25,13 +27,21 @@ class Api:
 
     def __init__(self, studio: Studio, methods: tuple[str, ...]) -> None:
         """Remember where runs happen, and what the model can do."""
-        self._studio = studio
-        self._text_methods = tuple(method for method in ("zs", "pd") if method in methods)
+        self._studio, self._able = studio, methods
+
+    def choices(self, kind: str) -> tuple[str, ...]:
+        """Return the model's methods that render a kind of query."""
+        return tuple(method for method in FITTING[kind] if method in self._able)
+
+    def usual(self, kind: str) -> tuple[str, ...]:
+        """Return those of them that do so where the caller names none."""
+        return tuple(method for method in USUAL[kind] if method in self._able)
 
     def text_to_audio(self, prompt: Any, request: gr.Request, **settings: Any) -> Iterator[Answer]:
         """Turn a text into sounds: for each variation the zero-shot (zs) and then the diffusion-prior (pd) rendering.
 
-        Both start from the same noise. The same seed and settings give the same sounds.
+        Other `methods` may be asked for; all start from the same noise. The same seed and settings give the same
+        sounds.
 
         Args:
             prompt: What to hear, such as "a dog barking"; at most 500 characters.
@@ -42,10 +52,10 @@ class Api:
             The wav files, which carry prompt, method, seed, settings and model as tags
             How they were made: model, settings, seconds taken and for each file its method and seed
         """
-        yield from self._sounds({"prompt": prompt}, self._text_methods, request, settings)
+        yield from self._sounds("prompt", prompt, request, settings)
 
     def image_to_audio(self, image: Any, request: gr.Request, **settings: Any) -> Iterator[Answer]:
-        """Turn a picture into sounds: one for each variation (method iq).
+        """Turn a picture into sounds: one for each variation (method iq, unless other `methods` are asked for).
 
         The same seed and settings give the same sounds.
 
@@ -58,12 +68,12 @@ class Api:
             The wav files, which carry picture name, method, seed, settings and model as tags
             How they were made: model, settings, seconds taken and for each file its method and seed
         """
-        yield from self._sounds({"image": path_or_text(image)}, ("iq",), request, settings)
+        yield from self._sounds("image", path_or_text(image), request, settings)
 
     def video_to_audio(self, video: Any, request: gr.Request, **settings: Any) -> Iterator[Answer]:
-        """Turn a silent or sounding video into a new sound track as long as the video, at most a minute (method iq).
+        """Turn a silent or sounding video into a new sound track as long as the video, at most a minute.
 
-        The same seed and settings give the same sounds.
+        The method is iq, unless other `methods` are asked for. The same seed and settings give the same sounds.
 
         Args:
             video: A video file; its pictures are what is heard.
@@ -74,7 +84,7 @@ class Api:
             The wav files, which carry video name, method, seed, settings and model as tags
             How they were made: model, settings, seconds taken and for each file its method and seed
         """
-        yield from self._sounds({"video": path_or_text(video)}, ("iq",), request, settings)
+        yield from self._sounds("video", path_or_text(video), request, settings)
 
     def audio_to_audio(self, audio: Any, request: gr.Request, **settings: Any) -> Iterator[Answer]:
         """Turn a sound into others like it: one for each variation (method aq).
@@ -91,14 +101,12 @@ class Api:
             The wav files, which carry the sound's name, method, seed, settings and model as tags
             How they were made: model, settings, seconds taken and for each file its method and seed
         """
-        yield from self._sounds({"audio": path_or_text(audio)}, ("aq",), request, settings)
+        yield from self._sounds("audio", path_or_text(audio), request, settings)
 
-    def _sounds(
-        self, query: dict[str, Any], methods: tuple[str, ...], request: gr.Request, values: dict[str, Any]
-    ) -> Iterator[Answer]:
+    def _sounds(self, kind: str, source: Any, request: gr.Request, values: dict[str, Any]) -> Iterator[Answer]:
         try:
-            query["toward"] = values.pop("toward", None) or None
-            settings = read_settings(methods, True, values)
+            query = {kind: source, "toward": values.pop("toward", None) or None}
+            settings = read_settings(values.pop("methods", self.usual(kind)), True, values)
             events = self._studio.run(visitor_of(request), query, settings)
             (output,) = (event for event in events if not isinstance(event, Report))
             with TemporaryDirectory() as folder:  # Gradio copies what it serves while the generator waits

@@ -164,7 +164,16 @@ def _publish_all(api: Api, filled: dict[str, Filled]) -> None:
     for name, endpoint in endpoints.items():
         if name in filled:
             tab = filled[name]
-            _publish(endpoint, tab.query[name], tab.controls | toward)
+            _publish(endpoint, tab.query[name], tab.controls | toward | _methods(api, name))
+
+
+def _methods(api: Api, kind: str) -> dict[str, Block]:
+    """Make the parameter that says what a kind of query is rendered by, where there is a choice."""
+    choices = api.choices(kind)
+    if len(choices) < 2:
+        return {}
+    info = "By which methods: " + ", ".join(f"{method} ({words.METHODS[method][0].lower()})" for method in choices)
+    return {"methods": gr.CheckboxGroup(list(choices), value=list(api.usual(kind)), info=info, visible=False)}
 
 
 def _publish(endpoint: Callable[..., Any], query: Component, controls: dict[str, Block]) -> None:

@@ -19,7 +19,7 @@ dog and the words "a dog" come to lie near each other. That is what lets you ask
 * **Diffusion prior (PD)**: a second network first imagines the point of a picture that your words could describe, and
   that one goes in.
 * **Picture memory (MP, MQ)**: a blend of the pictures it remembers that come nearest to your words (MP) or to your
-  picture (MQ). Not in the paper.
+  picture (MQ); it remembers together what looks and sounds alike. Not in the paper.
 
 Near is not the same: in CLIP's space all words lie a little apart from all pictures. Because of this **modality gap**
 zero-shot sounds tend to be vaguer or off the mark, and the prior, which leaps over the gap, tends to come closer to
