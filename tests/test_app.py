@@ -77,7 +77,8 @@ def test_programs_choose_among_the_methods(client: Client) -> None:
     files, facts = client.predict("a dog", methods=["pd"], **few)
     assert [audio["method"] for audio in facts["audios"]] == ["pd"]
     np.testing.assert_array_equal(sounds((files, facts))[0], both[1])
-    for wrong, said in ((["xx"], "xx"), ([], "at least one of"), ("pd", "at least one of"), (["iq"], "none that renders a prompt")):
+    none = "none that renders a prompt"
+    for wrong, said in ((["xx"], "xx"), ([], "at least one of"), ("pd", "at least one of"), (["iq"], none)):
         with pytest.raises(AppError, match=said):
             client.predict("a dog", methods=wrong, **few)
 
