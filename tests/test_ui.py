@@ -80,7 +80,7 @@ def test_endpoints_are_those_of_the_model_and_their_defaults_are_the_settings() 
     image = {p["parameter_name"] for p in endpoints["/image_to_audio"]["parameters"]}
     of_text = {"prompt", "methods", "prior_num_inference_steps", "prior_guidance_scale", "template"}
     assert image == set(text) - of_text | {"image"}
-    assert text["methods"]["parameter_default"] == ["zs", "pd"]
+    assert text["methods"]["label"] == "Methods" and text["methods"]["parameter_default"] == ["zs", "pd"]
     assert text["methods"]["type"]["items"]["enum"] == ["zs", "pd", "sd"]
     assert {p["parameter_name"] for p in endpoints["/audio_to_audio"]["parameters"]} == image - {"image"} | {
         "audio",

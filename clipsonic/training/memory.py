@@ -50,7 +50,7 @@ def remember(data: Path, base: Path, out: Path) -> PictureMemory:
     entries = _select(videos)
     if (base / "audio_clip").is_dir():
         sounds = embed_sounds(AudioClip.load(base / "audio_clip"), features.mels)
-        entries = neighbourhoods(_select(videos), _select(sounds), videos, sounds)
+        entries = neighbourhoods(entries, _select(sounds), videos, sounds)
     memory = PictureMemory.of(entries)
     memory.save(out / PART)
     return memory

@@ -173,7 +173,8 @@ def _methods(api: Api, kind: str) -> dict[str, Block]:
     if len(choices) < 2:
         return {}
     info = "By which methods: " + ", ".join(f"{method} ({words.METHODS[method][0].lower()})" for method in choices)
-    return {"methods": gr.CheckboxGroup(list(choices), value=list(api.usual(kind)), info=info, visible=False)}
+    usual = list(api.usual(kind))
+    return {"methods": gr.CheckboxGroup(list(choices), value=usual, label="Methods", info=info, visible=False)}
 
 
 def _publish(endpoint: Callable[..., Any], query: Component, controls: dict[str, Block]) -> None:
