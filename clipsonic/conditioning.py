@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.audio import log_mel, normalize_loudness, resample
-from clipsonic.config import IMAGE_METHODS, NEEDS, TEXT_METHODS, GenerationSettings
+from clipsonic.config import NEEDS, GenerationSettings
 from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
 from clipsonic.queries import Item, Query
@@ -22,8 +22,9 @@ from clipsonic.windows import Windows
 
 NEARLY_PARALLEL = 1e-4
 """Sine of an angle below which two directions are mixed along the chord."""
-MEMORY = "memory"
-PRIORS = {method: NEEDS[method] for method in (*TEXT_METHODS, *IMAGE_METHODS) if method in NEEDS}
+PRIORS = {"pd": "prior", "sd": "supervised_prior"}
+REMEMBERED = ("mp", "mq")
+"""Methods that project onto the picture memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +50,7 @@ def condition(
     """Embed the queries, let the priors draw, and morph.
 
     A query and what it is morphed towards each go their own way first: the texts of a method that has a prior through
-    that, pictures and sounds as they are; a memory projects pictures too.
+    that, pictures and sounds as they are; those that have a memory project what texts are looked up as, and pictures.
 
     Raises:
         CheckpointError: A part of the model is missing or broken.
@@ -66,11 +67,13 @@ def condition(
     run.report("embedding", len(asked), len(asked))
     raw = dict(zip(map(id, asked), rows, strict=True))
     embeddings, negatives = [], []
-    number, total = 0, sum(item.method in PRIORS for item in items)
+    told = (*PRIORS, *REMEMBERED)
+    number, total = 0, sum(item.method in told for item in items)
     for item in items:
         way = _Way(run, item, settings)
-        if item.method in PRIORS:
-            run.part(PRIORS[item.method])
+        if item.method in told:
+            for part in NEEDS[item.method]:
+                run.part(part)
             run.report("prior", number, total)
             number += 1
         embedding = way(item.query, raw[id(item.query)])
@@ -119,9 +122,19 @@ class _Way:
 
     def __call__(self, query: Query, row: Tensor) -> Tensor:
         """Return what the method's prior draws from a text's embedding, or its memory projects, or `row` itself."""
-        name = PRIORS.get(self._item.method)
-        if name is None or (query.kind != "prompt" and name != MEMORY):
-            return row
+        if self._item.method in REMEMBERED:
+            return self._remember(query, row)
+        if self._item.method in PRIORS and query.kind == "prompt":
+            return self._draw(query, row, PRIORS[self._item.method])
+        return row
+
+    def _remember(self, query: Query, row: Tensor) -> Tensor:
+        memory = self._run.part("memory")
+        with self._run.timed("prior"), torch.inference_mode():
+            told = self._run.part("prior").look_up(row) if query.kind == "prompt" else row
+            return memory(told).cpu()
+
+    def _draw(self, query: Query, row: Tensor, name: str) -> Tensor:
         prior = self._run.part(name)
         reads: dict[str, Any] = {}
         if getattr(prior, "needs_tokens", False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_type_hints
@@ -16,8 +17,14 @@ IMAGE_METHODS = ("iq", "mq")
 """Of pictures and videos."""
 AUDIO_METHODS = ("aq",)
 METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
-NEEDS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory", "mq": "memory", "aq": "audio_clip"}
-"""The part beside the required ones that a method needs."""
+NEEDS = {
+    "pd": ("prior",),
+    "sd": ("supervised_prior",),
+    "mp": ("prior", "memory"),
+    "mq": ("memory",),
+    "aq": ("audio_clip",),
+}
+"""The parts beside the required ones that a method needs."""
 SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "lms", "dpm2", "ddim", "ddpm")
 MAX_PROMPT_LENGTH = 500
 MAX_STEPS = 1000
@@ -28,6 +35,11 @@ MAX_CANDIDATES = 8
 MAX_DURATION_S = 60.0
 MIN_DURATION_S = 0.25
 MIN_STRENGTH = 0.05
+
+
+def methods_of(parts: Collection[str]) -> tuple[str, ...]:
+    """Return the methods that a model of these parts can do, in the order of `METHODS`."""
+    return tuple(method for method in METHODS if set(NEEDS.get(method, ())) <= set(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +207,10 @@ class PriorConfig(Config):
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
     scale: float = 1.0
     """Embeddings are multiplied by this inside the prior, so that a coordinate has about unit variance."""
+    names: int = 0
+    """Names that texts are looked up among before anything is drawn; with 0 the network is told texts as they are."""
+    temperature: float = 0.07
+    """Cosines to the names are divided by this before the softmax: the smaller, the fewer names make up an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

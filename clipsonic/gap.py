@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
+from clipsonic.conditioning import PRIORS
 from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError, PromptError
 from clipsonic.media import Picture, open_picture
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 DRAWS = 8
 """How often the prior draws, to show how wide it spreads."""
-PARTS = {"pd": "prior", "sd": "supervised_prior", "mp": "memory"}
 WIDTH, HEIGHT, MARGIN = 860, 460, 36
 COLOURS = {
     "pictures": "#1c7ed6",
@@ -39,7 +39,7 @@ NAMES = {
     "zs": "ZS: your words, taken for a picture",
     "pd": "PD: pictures imagined from your words",
     "sd": "SD: the same, by a prior that was told names",
-    "mp": "MP: the pictures it knows that your words fit",
+    "mp": "MP: the mean of pictures that your words stand for",
 }
 
 
@@ -175,17 +175,18 @@ def locate(
     folder = pipeline.folder
     text = folder.part("clip").encode_text([settings.template.replace("{}", prompt)]).cpu()
     points = {"zs": text.numpy()}
-    for way, part in PARTS.items():
-        if part in folder.index.parts:
-            count = 1 if way == "mp" else draws
+    for way, part in PRIORS.items():
+        if way in pipeline.methods:
             with folder.accelerator.autocast():
                 drawn = folder.part(part).sample(
-                    text.repeat(count, 1),
+                    text.repeat(draws, 1),
                     num_inference_steps=settings.prior_num_inference_steps,
                     guidance_scale=settings.prior_guidance_scale,
-                    generators=[torch.Generator().manual_seed(settings.seed + draw) for draw in range(count)],
+                    generators=[torch.Generator().manual_seed(settings.seed + draw) for draw in range(draws)],
                 )
             points[way] = torch.nn.functional.normalize(drawn.float().cpu(), dim=-1).numpy()
+    if "mp" in pipeline.methods:
+        points["mp"] = folder.part("memory")(folder.part("prior").look_up(text)).cpu().numpy()
     return Located(landscape, prompt, points)
 
 

@@ -8,7 +8,7 @@ pictures onto texts). Nothing is learnt for it, and nothing is drawn; what it re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,25 @@ from clipsonic.config import MemoryConfig
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 
 
+def recall(queries: Tensor, keys: Tensor, values: Tensor, temperature: float) -> Tensor:
+    """Return the mean of the values, weighted by the softmax of how near each key is (Nadaraya-Watson regression).
+
+    Args:
+        queries: L2-normalised, shape (batch, embedding_dim).
+        keys: L2-normalised, shape (size, embedding_dim).
+        values: What each key stands for, shape (size, embedding_dim).
+        temperature: Cosines are divided by this.
+
+    Returns:
+        L2-normalised, float32, shape (batch, embedding_dim), on the keys' device.
+    """
+    with torch.autocast(keys.device.type, enabled=False):
+        weights = (queries.to(keys.device).float() @ keys.float().T / temperature).softmax(dim=-1)
+        return F.normalize(weights @ values.float(), dim=-1)
+
+
 class PictureMemory(nn.Module):
-    """Embeddings of pictures to project queries onto; it answers as a prior does (`DiffusionPrior.sample`).
+    """Embeddings of pictures to project queries onto.
 
     Attributes:
         pictures: L2-normalised embeddings of pictures or means of some, float32, shape (size, embedding_dim).
@@ -56,15 +73,7 @@ class PictureMemory(nn.Module):
         Returns:
             L2-normalised, float32, shape (batch, embedding_dim).
         """
-        with torch.autocast(embeddings.device.type, enabled=False):
-            pictures = self.pictures.float()
-            weights = (embeddings.float() @ pictures.T / self.config.temperature).softmax(dim=-1)
-            return F.normalize(weights @ pictures, dim=-1)
-
-    @torch.inference_mode()
-    def sample(self, embeddings: Tensor, **ignored: Any) -> Tensor:
-        """Project texts or pictures, as `forward` does; a prior's steps, guidance and generators have no say."""
-        return self(embeddings.to(self.pictures.device))
+        return recall(embeddings, self.pictures, self.pictures, self.config.temperature)
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors` (half precision) into `folder`."""

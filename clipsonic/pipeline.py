@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipsonic.checkpoint import ModelFolder
 from clipsonic.conditioning import condition, mean_direction
-from clipsonic.config import METHODS, NEEDS, GenerationSettings
+from clipsonic.config import GenerationSettings, methods_of
 from clipsonic.device import Accelerator, memory_told
 from clipsonic.errors import SettingsError
 from clipsonic.hub import push_to_hub
@@ -66,7 +66,7 @@ class ClipSonicPipeline:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods this model can do, in the order of `METHODS`."""
-        return tuple(m for m in METHODS if NEEDS.get(m, "clip") in self.folder.index.parts)
+        return methods_of(self.folder.index.parts)
 
     @property
     def sample_rate(self) -> int:

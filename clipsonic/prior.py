@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clipsonic.config import PriorConfig
 from clipsonic.errors import SettingsError
+from clipsonic.memory import recall
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 
 
@@ -22,7 +23,18 @@ class DiffusionPrior(nn.Module):
 
     Inside, embeddings are scaled by `config.scale` and then standardised with `clip_mean` and `clip_std`, which
     training sets from the image embeddings it sees. A row of zeros stands for "no text".
+
+    Where `config.names` is not 0 the network is not told the text but the pictures of the names that it is nearest to:
+    a small prior, taught with few pairs, need not learn by heart what can be looked up (retrieval-augmented diffusion:
+    Blattmann et al., arXiv 2204.11824; Sheynin et al., arXiv 2204.02849).
+
+    Attributes:
+        name_texts: L2-normalised text embeddings of the names, float32, shape (names, embedding_dim); none if 0.
+        name_pictures: Mean image embeddings of each name's pictures, L2-normalised, of the same shape.
     """
+
+    name_texts: Tensor
+    name_pictures: Tensor
 
     def __init__(self, config: PriorConfig) -> None:
         """Build the prior with random weights and a standardisation that changes nothing."""
@@ -30,20 +42,36 @@ class DiffusionPrior(nn.Module):
         self.config = config
         self.transformer = _transformer(config)
         self.scheduler: Any = noise_scheduler()
+        if config.names:
+            for name in ("name_texts", "name_pictures"):
+                self.register_buffer(name, torch.zeros(config.names, config.embedding_dim))
 
-    def forward(self, noisy: Tensor, timestep: Tensor, text_embeddings: Tensor) -> Tensor:
+    def look_up(self, text_embeddings: Tensor) -> Tensor:
+        """Return what the network is told of texts: the pictures of the names they are nearest to, or just the texts.
+
+        Args:
+            text_embeddings: L2-normalised, float32, shape (batch, embedding_dim).
+
+        Returns:
+            L2-normalised, float32, shape (batch, embedding_dim).
+        """
+        if not self.config.names:
+            return text_embeddings
+        return recall(text_embeddings, self.name_texts, self.name_pictures, self.config.temperature)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, told: Tensor) -> Tensor:
         """Predict the clean image embedding in the prior's space.
 
         Args:
             noisy: Noisy image embeddings in the prior's space, float32, shape (batch, embedding_dim).
             timestep: Diffusion times in [0, 1000), int64, shape (batch,).
-            text_embeddings: L2-normalised, or zeros for no text, float32, shape (batch, embedding_dim).
+            told: What `look_up` makes of texts, or zeros for no text, float32, shape (batch, embedding_dim).
 
         Returns:
             float32, shape (batch, embedding_dim).
         """
-        text = text_embeddings * math.sqrt(self.config.embedding_dim)
-        return self.transformer(noisy, timestep, text).predicted_image_embedding
+        scaled = told * math.sqrt(self.config.embedding_dim)
+        return self.transformer(noisy, timestep, scaled).predicted_image_embedding
 
     def standardize(self, embeddings: Tensor) -> Tensor:
         """Take image embeddings, shape (..., embedding_dim), into the prior's space."""
@@ -77,8 +105,8 @@ class DiffusionPrior(nn.Module):
         if len(generators) != len(text_embeddings):
             raise SettingsError(f"{len(generators)} generators for {len(text_embeddings)} texts; pass one for each")
         device = self.transformer.clip_mean.device
-        text = text_embeddings.to(device)
-        away = torch.zeros_like(text) if negative_embeddings is None else negative_embeddings.to(device)
+        text = self.look_up(text_embeddings.to(device))
+        away = torch.zeros_like(text) if negative_embeddings is None else self.look_up(negative_embeddings.to(device))
         scheduler: Any = noise_scheduler()
         scheduler.set_timesteps(num_inference_steps)
         latents = torch.cat([torch.randn(1, text.shape[1], generator=g) for g in generators]).to(device)

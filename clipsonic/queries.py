@@ -15,11 +15,11 @@ from clipsonic.config import (
     IMAGE_METHODS,
     MAX_DURATION_S,
     MAX_PROMPT_LENGTH,
-    METHODS,
     NEEDS,
     TEXT_METHODS,
     GenerationSettings,
     is_text,
+    methods_of,
 )
 from clipsonic.errors import PromptError, SettingsError
 from clipsonic.media import Picture, Sound, SoundSource, open_picture, open_sound
@@ -137,9 +137,11 @@ def check_methods(queries: Sequence[Query], settings: GenerationSettings, model:
         SettingsError: It has not.
     """
     for method in (method for query in queries for method in query.methods):
-        if (part := NEEDS.get(method)) is not None and part not in parts:
-            able = ", ".join(m for m in METHODS if NEEDS.get(m, "clip") in parts)
-            raise SettingsError(f"the model {model} cannot do {method!r}, it has no {part}; allowed: {able}")
+        if missing := [part for part in NEEDS.get(method, ()) if part not in parts]:
+            raise SettingsError(
+                f"the model {model} cannot do {method!r}, it has no {' and no '.join(missing)};"
+                f" allowed: {', '.join(methods_of(parts))}"
+            )
     if settings.candidates > 1 and RANKER not in parts:
         raise SettingsError(
             f"candidates is {settings.candidates}, but the model {model} has no {RANKER} to rank them by; allowed: 1"

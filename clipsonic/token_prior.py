@@ -49,6 +49,10 @@ class TokenPrior(nn.Module):
             normalized=False,
         )
 
+    def look_up(self, text_embeddings: Tensor) -> Tensor:
+        """Return texts as they are: this prior keeps no names (see `DiffusionPrior.look_up`)."""
+        return text_embeddings
+
     @torch.inference_mode()
     def sample(
         self,

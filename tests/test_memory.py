@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from clipsonic.errors import CheckpointError, SettingsError
 from clipsonic.gap import Landscape, locate
 from clipsonic.memory import PictureMemory
 from clipsonic.pipeline import ClipSonicPipeline
+from clipsonic.prior import DiffusionPrior
 from clipsonic.training.features import load_features
 from clipsonic.training.memory import MOST, NEIGHBOURS, _select, neighbourhoods
 from tests.conftest import EMBEDDING_DIM
@@ -88,6 +90,39 @@ def test_mp_is_a_method_of_its_own_that_draws_nothing(pipeline: ClipSonicPipelin
     other = pipeline("a dog", settings=FAST, methods=("mp",), prior_num_inference_steps=3, prior_guidance_scale=1.0)
     assert np.array_equal(other.audios[0].waveform, mp.waveform)
     assert not np.array_equal(pipeline("a dog", settings=FAST, seed=4).audios[2].waveform, mp.waveform)
+
+
+def test_mp_projects_what_words_are_looked_up_as(remembering: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(remembering, tmp_path / "model"))
+    config = dataclasses.replace(DiffusionPrior.load(folder / "prior").config, names=5, temperature=0.1)
+    prior = DiffusionPrior(config)
+    prior.name_texts.copy_(random_pictures(5, seed=2))
+    prior.name_pictures.copy_(random_pictures(5, seed=3))
+    prior.save(folder / "prior")
+    write_index(folder, "remembering names")
+    pipeline = ClipSonicPipeline.from_pretrained(folder, device="cpu")
+    zs, pd, mp = pipeline("a dog", settings=FAST).audios
+    told = pipeline.folder.part("prior").look_up(torch.from_numpy(zs.embedding)[None])
+    memory = pipeline.folder.part("memory")
+    np.testing.assert_allclose(mp.embedding, memory(told)[0].numpy(), atol=1e-6)
+    assert not np.allclose(mp.embedding, memory(torch.from_numpy(zs.embedding)[None])[0].numpy(), atol=1e-3)
+    there = pipeline("rain", toward="a dog", morph=1.0, settings=FAST, methods=("mp", "pd")).audios
+    np.testing.assert_array_equal([audio.embedding for audio in there], [mp.embedding, pd.embedding])
+    seen = pipeline(image=PICTURE, settings=FAST, methods=("iq", "mq")).audios
+    projected = memory(torch.from_numpy(seen[0].embedding)[None])[0].numpy()
+    np.testing.assert_allclose(seen[1].embedding, projected, atol=1e-6, err_msg="pictures are not looked up")
+
+
+@pytest.mark.parametrize(("lost", "said"), [(("prior",), "no prior"), (("prior", "memory"), "no prior and no memory")])
+def test_mp_needs_the_prior_and_the_memory(lost: tuple[str, ...], said: str, remembering: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(remembering, tmp_path / "model"))
+    for part in lost:
+        shutil.rmtree(folder / part)
+    write_index(folder, "less")
+    pipeline = ClipSonicPipeline.from_pretrained(folder, device="cpu")
+    assert pipeline.methods == (("iq", "mq", "zs") if lost == ("prior",) else ("iq", "zs"))
+    with pytest.raises(SettingsError, match=f"cannot do 'mp', it has {said}; allowed: {', '.join(pipeline.methods)}"):
+        pipeline("a dog", methods="mp")
 
 
 def test_mq_projects_pictures_and_every_window_of_a_video(pipeline: ClipSonicPipeline, tmp_path: Path) -> None:

@@ -99,3 +99,40 @@ def test_weights_of_another_size_are_refused(prior: DiffusionPrior, tmp_path: Pa
     (tmp_path / "config.json").write_text(PriorConfig(embedding_dim=DIM, num_layers=2).to_json())
     with pytest.raises(CheckpointError, match="does not fit"):
         DiffusionPrior.load(tmp_path)
+
+
+def looking_up(temperature: float = 0.07) -> DiffusionPrior:
+    prior = build(names=20, temperature=temperature)
+    prior.name_texts.copy_(texts(20))
+    prior.name_pictures.copy_(texts(25)[5:].flip(1))
+    return prior
+
+
+def test_a_text_is_told_as_the_pictures_of_the_names_it_is_nearest_to() -> None:
+    prior, asked = looking_up(temperature=0.1), F.normalize(texts(3) + 0.3, dim=-1)
+    weights = (10 * asked @ prior.name_texts.T).exp()
+    expected = F.normalize(weights / weights.sum(dim=1, keepdim=True) @ prior.name_pictures, dim=-1)
+    torch.testing.assert_close(prior.look_up(asked), expected)
+    assert torch.equal(build().look_up(asked), asked), "without names a text is told as it is"
+
+
+def test_what_is_looked_up_is_what_is_drawn_from() -> None:
+    prior, plain = looking_up(), build()
+    plain.load_state_dict({k: v for k, v in prior.state_dict().items() if not k.startswith("name_")})
+    asked, away = texts(3), texts(6)[3:]
+    for settings in ({}, {"negative_embeddings": away}):
+        told = {name: prior.look_up(rows) for name, rows in settings.items()}
+        torch.testing.assert_close(
+            draw(prior, asked, [0, 1, 2], **settings), draw(plain, prior.look_up(asked), [0, 1, 2], **told)
+        )
+    assert not torch.allclose(draw(prior, asked, [0, 1, 2]), draw(plain, asked, [0, 1, 2]), atol=1e-2)
+
+
+def test_names_are_saved_and_read_back_and_belong_to_the_config(tmp_path: Path) -> None:
+    prior = looking_up()
+    prior.save(tmp_path)
+    back = DiffusionPrior.load(tmp_path)
+    torch.testing.assert_close(back.look_up(texts()), prior.look_up(texts()), atol=2e-3, rtol=0)
+    (tmp_path / "config.json").write_text(build(names=19).config.to_json())
+    with pytest.raises(CheckpointError, match="does not fit"):
+        DiffusionPrior.load(tmp_path)

@@ -250,6 +250,39 @@ def test_the_prior_learns_which_picture_belongs_to_which_text(tmp_path: Path) ->
     assert (tmp_path / "prior" / "model.safetensors").is_file()
 
 
+def test_names_are_the_means_of_their_captions_and_pictures() -> None:
+    pairs = [name_of("dog"), name_of("cat"), name_of("dog")]
+    pictures = F.normalize(torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0)), dim=-1).half()
+    dataset = PairDataset(pairs, pictures, ClipTaskConfig(captions=3))
+    texts = F.normalize(torch.randn(len(dataset.captions), 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    called, seen = prior_training.names_of(dataset, texts)
+    of_dog = [dataset.captions.index(caption) for caption in dict.fromkeys(dataset.captions) if "dog" in caption]
+    assert len(of_dog) == 3 and called.shape == seen.shape == (2, 8)
+    torch.testing.assert_close(called[0], F.normalize(texts[of_dog].mean(dim=0), dim=-1))
+    torch.testing.assert_close(seen[0], F.normalize(pictures[[0, 2]].float().mean(dim=(0, 1)), dim=-1))
+    torch.testing.assert_close(seen[1], F.normalize(pictures[1].float().mean(dim=0), dim=-1))
+
+
+@pytest.mark.parametrize(("most", "kept"), [(0, 0), (2, 2), (99, 3)])
+def test_a_prior_keeps_the_names_it_was_taught_with(
+    most: int, kept: int, pairs_folder: Path, model_folder: Path
+) -> None:
+    size: dict[str, object] = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8}
+    wanted = recipe("prior", model=size, task={"views": 2, "names": most})
+    task = prior_training.build(wanted, pairs_folder, model_folder)
+    assert task.prior.config.names == kept
+    batch = {name: torch.stack([task.dataset[n][name] for n in range(3)]) for name in task.dataset[0]}
+    task.loss(batch, "train", torch.Generator().manual_seed(0))[0].backward()
+    assert all(p.grad is not None for p in task.prior.parameters() if p.requires_grad)
+    if not kept:
+        assert "name_looked_up_to_picture_r1" not in task.metrics()
+        return
+    called, seen = prior_training.names_of(task.dataset, task.texts)
+    torch.testing.assert_close(task.prior.name_texts, called[[0, -1]] if kept == 2 else called)
+    torch.testing.assert_close(task.prior.name_pictures, seen[[0, -1]] if kept == 2 else seen)
+    assert task.metrics()["name_looked_up_to_picture_r1"] in (0, 0.5, 1)
+
+
 def test_the_prior_is_built_from_a_model_folder_and_pairs(pairs_folder: Path, model_folder: Path) -> None:
     size: dict[str, object] = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8}
     task = prior_training.build(recipe("prior", model=size, task={"views": 2}), pairs_folder, model_folder)

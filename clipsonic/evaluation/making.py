@@ -110,7 +110,7 @@ class Maker:
 
     def _parts(self, method: str, settings: GenerationSettings) -> dict[str, str]:
         """Return the hashes of what the method makes use of, so that changing another part costs nothing."""
-        names = [*_PARTS, NEEDS.get(method, "clip"), RANKER if settings.candidates > 1 else "clip"]
+        names = [*_PARTS, *NEEDS.get(method, ()), RANKER if settings.candidates > 1 else "clip"]
         index = self.pipeline.folder.index
         return {name: self.pipeline.folder.part_sha256(name) for name in sorted(set(names)) if name in index.parts}
 

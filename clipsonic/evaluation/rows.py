@@ -38,7 +38,7 @@ NOTES = {
     "zs": "prompts that name the thing, through CLIP's text embedding as it is",
     "pd": "the same prompts, through the diffusion prior",
     "sd": "the same prompts, through the supervised prior",
-    "mp": "the same prompts, projected onto the picture memory",
+    "mp": "the pictures that the prior looks the same prompts up as, projected onto the picture memory",
     "aq": "held-out sounds as queries, through the audio → CLIP encoder",
     UNCONDITIONAL: "the null embedding: the model hears nothing of the query",
     "retrieval-iq": "the training sounds whose frames are nearest in CLIP's space to the pictures of iq",

@@ -43,6 +43,8 @@ class PriorTaskConfig(Config):
     supervised prior of the method sd."""
     text_noise: float = 0.3
     """Norm of the Gaussian noise added to the unit-norm text embeddings, so that near texts draw alike."""
+    names: int = 0
+    """At most so many of the pictures' names are kept in the prior, which then looks texts up among them."""
 
 
 class PriorTask(Task):
@@ -69,6 +71,11 @@ class PriorTask(Task):
         self.prior.transformer.clip_mean.data.copy_(inside.mean(dim=0, keepdim=True))
         self.prior.transformer.clip_std.data.copy_(inside.std(dim=0, keepdim=True))
         self.register_buffer("texts", texts, persistent=False)
+        if model.names:
+            called, seen = names_of(dataset, texts)
+            kept = torch.linspace(0, len(called) - 1, model.names).round().long()
+            self.prior.name_texts.copy_(called[kept])
+            self.prior.name_pictures.copy_(seen[kept])
         self.heldout: tuple[dict[str, Tensor], Tensor] | None = None
 
     def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -79,12 +86,12 @@ class PriorTask(Task):
         clips, dim = text.shape
         blur = rows(lambda count: torch.randn(count, dim, **draw), clips, generator)
         kept = rows(lambda count: torch.rand(count, 1, **draw), clips, generator) >= self.config.condition_drop
-        text = F.normalize(text + blur * self.config.text_noise / math.sqrt(dim), dim=-1) * kept
+        told = self.prior.look_up(F.normalize(text + blur * self.config.text_noise / math.sqrt(dim), dim=-1)) * kept
         steps = self.prior.scheduler.config.num_train_timesteps
         times = rows(lambda count: torch.randint(steps, (count,), **draw), clips, generator)
         noise = rows(lambda count: torch.randn(count, dim, **draw), clips, generator)
         noisy = self.prior.scheduler.add_noise(clean, noise, times)
-        loss = F.mse_loss(self.prior(noisy, times, text).float(), clean)
+        loss = F.mse_loss(self.prior(noisy, times, told).float(), clean)
         return loss, {"loss": loss.item()}
 
     def save(self, folder: Path) -> None:
@@ -107,8 +114,28 @@ class PriorTask(Task):
                 generators=[torch.Generator().manual_seed(n) for n in range(len(text))],
             )
             figures |= _compare(text, pictures, f"{name}_text") | _compare(drawn, pictures, f"{name}_prior")
+            if prior.config.names:
+                figures |= _compare(prior.look_up(text), pictures, f"{name}_looked_up")
         prior.train()
         return figures
+
+
+def names_of(dataset: PairDataset, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what pictures of one name are called and what they look like, on the whole.
+
+    Args:
+        dataset: Pairs whose "features" are L2-normalised image embeddings.
+        texts: L2-normalised embeddings of the dataset's captions, float32, shape (captions, embedding_dim).
+
+    Returns:
+        The mean direction of each name's captions, every picture's counted, and that of its pictures in all views;
+        each L2-normalised, float32, shape (names, embedding_dim).
+    """
+    captions = torch.stack([texts[numbers].mean(dim=0) for numbers in dataset.of_pair])
+    pictures = dataset.features.float().mean(dim=1)
+    empty = torch.zeros(int(dataset.concepts.max()) + 1, texts.shape[1])
+    called, seen = (empty.index_add(0, dataset.concepts, rows) for rows in (captions, pictures))
+    return F.normalize(called, dim=-1), F.normalize(seen, dim=-1)
 
 
 def _compare(drawn: Tensor, pictures: Tensor, name: str) -> dict[str, float]:
@@ -142,7 +169,8 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> PriorTask:
     drawing = ClipTaskConfig(views=task.views, captions=task.captions)
     dataset = PairDataset([pairs[n] for n in chosen], embeddings[chosen].clone(), drawing)
     size = clip.embedding_dim
-    model = PriorConfig.from_dict({"embedding_dim": size, "scale": math.sqrt(size), **recipe.model})
+    names = min(task.names, len(dataset.concepts.unique()))
+    model = PriorConfig.from_dict({"embedding_dim": size, "scale": math.sqrt(size), "names": names, **recipe.model})
     result = PriorTask(model, task, dataset, _embed(clip, dataset.captions))
     test = [n for n, pair in enumerate(pairs) if pair.split == "test"]
     if len(test) < 2:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from clipsonic.checkpoint import ModelFolder
-from clipsonic.config import METHODS, NEEDS
+from clipsonic.config import methods_of
 from clipsonic.errors import ClipSonicError
 
 
@@ -26,10 +26,7 @@ class Abilities:
     @classmethod
     def of(cls, parts: Collection[str]) -> Self:
         """Return what a model of these parts can do."""
-        return cls(
-            methods=tuple(method for method in METHODS if NEEDS.get(method, "clip") in parts),
-            scores="audio_clip" in parts,
-        )
+        return cls(methods=methods_of(parts), scores="audio_clip" in parts)
 
     @classmethod
     def ask(cls, model: str) -> Self:

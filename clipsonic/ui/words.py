@@ -16,10 +16,10 @@ dog and the words "a dog" come to lie near each other. That is what lets you ask
 
 * **Picture query (IQ)**: your picture goes in just as the frames of the videos did; the model was trained for this.
 * **Zero-shot (ZS)**: the point of your *words* goes in, as if it were a picture's.
-* **Diffusion prior (PD)**: a second network first imagines the point of a picture that your words could describe, and
-  that one goes in.
-* **Picture memory (MP, MQ)**: a blend of the pictures it remembers that come nearest to your words (MP) or to your
-  picture (MQ); it remembers together what looks and sounds alike. Not in the paper.
+* **Diffusion prior (PD)**: a second network looks up what pictures with names like your words look like, imagines the
+  point of one such picture, and that one goes in.
+* **Picture memory (MP, MQ)**: a blend of the pictures it remembers from the videos that come nearest to those looked up
+  for your words (MP) or to your picture (MQ); it remembers together what looks and sounds alike. Not in the paper.
 
 Near is not the same: in CLIP's space all words lie a little apart from all pictures. Because of this **modality gap**
 zero-shot sounds tend to be vaguer or off the mark, and the prior, which leaps over the gap, tends to come closer to
@@ -45,7 +45,7 @@ METHODS = {
     "zs": ("Zero-shot", "ZS", "your words, taken for a picture"),
     "pd": ("Diffusion prior", "PD", "a picture imagined from your words"),
     "sd": ("Supervised prior", "SD", "a picture imagined by a prior that was told names"),
-    "mp": ("Picture memory", "MP", "the pictures it knows that your words fit best"),
+    "mp": ("Picture memory", "MP", "the pictures it knows that fit your words best"),
     "mq": ("Picture memory", "MQ", "the pictures it knows that yours is most like"),
     "aq": ("Sound query", "AQ", "your sound, taken for a picture"),
 }
