@@ -207,8 +207,8 @@ class PriorConfig(Config):
     """Whether the prior's space holds L2-normalised embeddings (see facts: LAION's does, Karlo's does not)."""
     scale: float = 1.0
     """Embeddings are multiplied by this inside the prior, so that a coordinate has about unit variance."""
-    names: int = 0
-    """Names that texts are looked up among before anything is drawn; with 0 the network is told texts as they are."""
+    names: tuple[str, ...] = ()
+    """What texts are looked up among before anything is drawn; without names the network is told texts as they are."""
     temperature: float = 0.07
     """Cosines to the names are divided by this before the softmax: the smaller, the fewer names make up an answer."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DRAWS = 8
 """How often the prior draws, to show how wide it spreads."""
+NAMES_SHOWN = 5
 WIDTH, HEIGHT, MARGIN = 860, 460, 36
 COLOURS = {
     "pictures": "#1c7ed6",
@@ -109,11 +110,13 @@ class Located:
         prompt: The prompt.
         points: By way ("zs", "pd", "sd", "mp"), what the denoiser would be conditioned on, L2-normalised, float32,
             shape (draws, embedding_dim); a single row for zs and mp, where nothing is drawn.
+        looked_up: The names that pd and mp look the prompt up as, each with its share; none if the prior has no names.
     """
 
     landscape: Landscape
     prompt: str
     points: Mapping[str, np.ndarray]
+    looked_up: Sequence[tuple[str, float]] = ()
 
     def cosines(self) -> dict[str, dict[str, float | str]]:
         """Return, for each way and for the landscape's own pictures, how near it comes to pictures.
@@ -187,7 +190,8 @@ def locate(
             points[way] = torch.nn.functional.normalize(drawn.float().cpu(), dim=-1).numpy()
     if "mp" in pipeline.methods:
         points["mp"] = folder.part("memory")(folder.part("prior").look_up(text)).cpu().numpy()
-    return Located(landscape, prompt, points)
+    looked_up = folder.part("prior").nearest_names(text[0], NAMES_SHOWN) if "pd" in points else []
+    return Located(landscape, prompt, points, looked_up)
 
 
 def draw_svg(located: Located) -> str:

@@ -18,6 +18,21 @@ from clipsonic.config import MemoryConfig
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 
 
+def shares(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Return how much each key counts for each query: the softmax of their cosines.
+
+    Args:
+        queries: L2-normalised, shape (batch, embedding_dim).
+        keys: L2-normalised, shape (size, embedding_dim).
+        temperature: Cosines are divided by this.
+
+    Returns:
+        float32, shape (batch, size), on the keys' device; rows sum to 1.
+    """
+    with torch.autocast(keys.device.type, enabled=False):
+        return (queries.to(keys.device).float() @ keys.float().T / temperature).softmax(dim=-1)
+
+
 def recall(queries: Tensor, keys: Tensor, values: Tensor, temperature: float) -> Tensor:
     """Return the mean of the values, weighted by the softmax of how near each key is (Nadaraya-Watson regression).
 
@@ -31,8 +46,7 @@ def recall(queries: Tensor, keys: Tensor, values: Tensor, temperature: float) ->
         L2-normalised, float32, shape (batch, embedding_dim), on the keys' device.
     """
     with torch.autocast(keys.device.type, enabled=False):
-        weights = (queries.to(keys.device).float() @ keys.float().T / temperature).softmax(dim=-1)
-        return F.normalize(weights @ values.float(), dim=-1)
+        return F.normalize(shares(queries, keys, temperature) @ values.float(), dim=-1)
 
 
 class PictureMemory(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from clipsonic.config import PriorConfig
 from clipsonic.errors import SettingsError
-from clipsonic.memory import recall
+from clipsonic.memory import recall, shares
 from clipsonic.storage import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_part
 
 
@@ -24,12 +24,13 @@ class DiffusionPrior(nn.Module):
     Inside, embeddings are scaled by `config.scale` and then standardised with `clip_mean` and `clip_std`, which
     training sets from the image embeddings it sees. A row of zeros stands for "no text".
 
-    Where `config.names` is not 0 the network is not told the text but the pictures of the names that it is nearest to:
+    Where the config has names the network is not told the text but the pictures of the names that it is nearest to:
     a small prior, taught with few pairs, need not learn by heart what can be looked up (retrieval-augmented diffusion:
     Blattmann et al., arXiv 2204.11824; Sheynin et al., arXiv 2204.02849).
 
     Attributes:
-        name_texts: L2-normalised text embeddings of the names, float32, shape (names, embedding_dim); none if 0.
+        name_texts: L2-normalised text embeddings of the config's names, if it has any, float32, shape (names,
+            embedding_dim).
         name_pictures: Mean image embeddings of each name's pictures, L2-normalised, of the same shape.
     """
 
@@ -44,7 +45,7 @@ class DiffusionPrior(nn.Module):
         self.scheduler: Any = noise_scheduler()
         if config.names:
             for name in ("name_texts", "name_pictures"):
-                self.register_buffer(name, torch.zeros(config.names, config.embedding_dim))
+                self.register_buffer(name, torch.zeros(len(config.names), config.embedding_dim))
 
     def look_up(self, text_embeddings: Tensor) -> Tensor:
         """Return what the network is told of texts: the pictures of the names they are nearest to, or just the texts.
@@ -58,6 +59,22 @@ class DiffusionPrior(nn.Module):
         if not self.config.names:
             return text_embeddings
         return recall(text_embeddings, self.name_texts, self.name_pictures, self.config.temperature)
+
+    @torch.inference_mode()
+    def nearest_names(self, text_embedding: Tensor, count: int) -> list[tuple[str, float]]:
+        """Return the names that a text is looked up as, the nearest first, each with its share of the answer.
+
+        Args:
+            text_embedding: L2-normalised, float32, shape (embedding_dim,).
+            count: How many; fewer if there are no more.
+        """
+        if not self.config.names:
+            return []
+        found = shares(text_embedding[None], self.name_texts, self.config.temperature)[0]
+        best = found.topk(min(count, len(found)))
+        return [
+            (self.config.names[n], share) for n, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
     def forward(self, noisy: Tensor, timestep: Tensor, told: Tensor) -> Tensor:
         """Predict the clean image embedding in the prior's space.

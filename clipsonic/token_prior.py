@@ -53,6 +53,10 @@ class TokenPrior(nn.Module):
         """Return texts as they are: this prior keeps no names (see `DiffusionPrior.look_up`)."""
         return text_embeddings
 
+    def nearest_names(self, text_embedding: Tensor, count: int) -> list[tuple[str, float]]:
+        """Return nothing: there are no names."""
+        return []
+
     @torch.inference_mode()
     def sample(
         self,

@@ -94,7 +94,7 @@ def test_mp_is_a_method_of_its_own_that_draws_nothing(pipeline: ClipSonicPipelin
 
 def test_mp_projects_what_words_are_looked_up_as(remembering: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(remembering, tmp_path / "model"))
-    config = dataclasses.replace(DiffusionPrior.load(folder / "prior").config, names=5, temperature=0.1)
+    config = dataclasses.replace(DiffusionPrior.load(folder / "prior").config, names=tuple("abcde"), temperature=0.1)
     prior = DiffusionPrior(config)
     prior.name_texts.copy_(random_pictures(5, seed=2))
     prior.name_pictures.copy_(random_pictures(5, seed=3))

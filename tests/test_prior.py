@@ -102,7 +102,7 @@ def test_weights_of_another_size_are_refused(prior: DiffusionPrior, tmp_path: Pa
 
 
 def looking_up(temperature: float = 0.07) -> DiffusionPrior:
-    prior = build(names=20, temperature=temperature)
+    prior = build(names=[f"name {n}" for n in range(20)], temperature=temperature)
     prior.name_texts.copy_(texts(20))
     prior.name_pictures.copy_(texts(25)[5:].flip(1))
     return prior
@@ -114,6 +114,16 @@ def test_a_text_is_told_as_the_pictures_of_the_names_it_is_nearest_to() -> None:
     expected = F.normalize(weights / weights.sum(dim=1, keepdim=True) @ prior.name_pictures, dim=-1)
     torch.testing.assert_close(prior.look_up(asked), expected)
     assert torch.equal(build().look_up(asked), asked), "without names a text is told as it is"
+
+
+def test_the_nearest_names_are_told_with_their_shares() -> None:
+    prior = looking_up(temperature=0.1)
+    found = prior.nearest_names(prior.name_texts[7], 3)
+    weights = (10 * prior.name_texts @ prior.name_texts[7]).softmax(dim=0)
+    assert [name for name, _ in found] == [f"name {n}" for n in weights.argsort(descending=True)[:3].tolist()]
+    assert found[0] == ("name 7", pytest.approx(weights.max().item(), abs=1e-6))
+    assert sum(share for _, share in prior.nearest_names(texts(1)[0], 99)) == pytest.approx(1, abs=1e-5)
+    assert build().nearest_names(texts(1)[0], 3) == []
 
 
 def test_what_is_looked_up_is_what_is_drawn_from() -> None:
@@ -133,6 +143,6 @@ def test_names_are_saved_and_read_back_and_belong_to_the_config(tmp_path: Path) 
     prior.save(tmp_path)
     back = DiffusionPrior.load(tmp_path)
     torch.testing.assert_close(back.look_up(texts()), prior.look_up(texts()), atol=2e-3, rtol=0)
-    (tmp_path / "config.json").write_text(build(names=19).config.to_json())
+    (tmp_path / "config.json").write_text(build(names=["one"] * 19).config.to_json())
     with pytest.raises(CheckpointError, match="does not fit"):
         DiffusionPrior.load(tmp_path)

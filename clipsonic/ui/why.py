@@ -44,7 +44,8 @@ class Why:
                 raise located
         except ClipSonicError as error:
             raise in_page(error) from error
-        return f'<div class="gap">{draw_svg(located)}{table(located)}<p>{escape(words.WHY_READ)}</p></div>'
+        told = f"{draw_svg(located)}{table(located)}{looked_up(located)}<p>{escape(words.WHY_READ)}</p>"
+        return f'<div class="gap">{told}</div>'
 
     def _locate(
         self, visitor: str, query: dict[str, Any], settings: GenerationSettings
@@ -96,3 +97,11 @@ def table(located: Located) -> str:
     )
     head = "".join(f"<th scope='col'>{name}</th>" for name in words.WHY_COLUMNS)
     return f"<table><caption>{words.WHY_CAPTION}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def looked_up(located: Located) -> str:
+    """Return the names that the words were looked up as, as an HTML paragraph; nothing if there are none."""
+    if not located.looked_up:
+        return ""
+    names = ", ".join(f"{escape(name)} {share:.0%}" for name, share in located.looked_up)
+    return f"<p>{words.WHY_LOOKED_UP} {names}.</p>"

@@ -78,6 +78,7 @@ is a picture or a text as CLIP sees it, drawn in the plane in which they differ 
 """
 WHY_PROMPT = ("Your words", "a dog barking")
 WHY_COLUMNS = ("what goes in", "cosine to the middle of the pictures", "cosine to the nearest picture")
+WHY_LOOKED_UP = "The prior looked your words up among the names of its pictures:"
 WHY_CAPTION = "How near to pictures it lands (1 is the same direction, 0 is unrelated)"
 WHY_READ = (
     "The further from the pictures something lands, the less the denoiser knows what to do with it. The prior draws "
