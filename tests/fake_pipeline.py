@@ -19,7 +19,7 @@ from clipsonic.media import open_picture
 from clipsonic.pipeline import ClipSonicAudio, ClipSonicOutput, Progress
 
 MEL = MelConfig()
-FITTING = {"prompt": ("zs", "pd", "sd"), "image": ("iq", "mq"), "video": ("iq",), "audio": ("aq",)}
+FITTING = {"prompt": ("zs", "pd", "sd"), "image": ("iq", "mq"), "video": ("iq", "mq"), "audio": ("aq",)}
 SAMPLES = 352 * MEL.hop_length
 
 

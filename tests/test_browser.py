@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from app_server import ROOT, Server, serve_app
 from fake_pipeline import FakePipeline
+from videos import make_video
 
 from clipsonic.audio import read_audio, read_tags
 from clipsonic.ui import build_ui, launch_options
@@ -335,6 +336,43 @@ def test_a_link_and_a_dropped_file_make_the_sound_again(
     sync_api.expect(fresh.get_by_label("Seed", exact=True).first).to_have_value("4321")
     sync_api.expect(fresh.locator("#prompt input, #prompt textarea")).to_have_value("a linked dog")
     sync_api.expect(fresh.get_by_label("Keep this seed").first).to_be_checked()
+
+
+def test_a_video_is_heard_by_picture_query_and_by_memory(
+    server: Server, visit: Callable[..., sync_api.Page], tmp_path: Path
+) -> None:
+    page = visit(server.url)
+    page.get_by_role("tab", name="Video").click()
+    page.locator("#video input[type=file]").set_input_files(make_video(tmp_path / "film.mp4"))
+    page.locator("#video video").wait_for()
+    page.locator("#video-generate").click()
+    wait_for_status(page, "Done in")
+    shown = page.locator(".stage:visible video")
+    for key in ("iq-1", "mq-1"):
+        card(page, key).get_by_role("button", name="Watch the video with").click()
+        address = str(shown.get_attribute("src"))
+        assert address == card(page, key).get_by_role("link", name="Save video").get_attribute("href")
+        assert f"film_{key[:2]}_s" in address
+        page.wait_for_function("document.querySelector('.stage video[src]').readyState >= 2")
+        assert shown.evaluate("video => video.duration") == pytest.approx(seconds_shown(page, key), abs=0.3)
+
+
+def test_why_pd_shows_where_words_land_and_what_they_were_looked_up_as(
+    server: Server, visit: Callable[..., sync_api.Page]
+) -> None:
+    page = visit(server.url)
+    page.get_by_role("tab", name="Why PD?").click()
+    page.locator("#why-prompt input, #why-prompt textarea").fill("church <bells> ringing")
+    page.locator("#why-go").click()
+    plot = page.locator("#why-plot")
+    plot.locator("svg title").first.wait_for(state="attached")
+    titles = plot.locator("svg title").all_text_contents()
+    drawn = [title.split(":")[0] for title in titles if title.endswith("church <bells> ringing")]
+    assert drawn.count("ZS") == drawn.count("MP") == 1 and drawn.count("PD") == 8
+    told = re.search(r"looked your words up .*: (.*)\.", plot.inner_text())
+    assert told, plot.inner_text()
+    shares = dict(re.findall(r"([^,]+?) (\d+)%(?:, )?", told[1]))
+    assert len(shares) == 5 and "bell" in shares and 0 < sum(map(int, shares.values())) <= 100
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -12,6 +12,7 @@ from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError, PromptError
 from clipsonic.gap import DRAWS, Landscape, Located, draw_svg, embed_landscape, locate
 from clipsonic.pipeline import ClipSonicPipeline
+from clipsonic.ui.why import looked_up
 
 PICTURES = Path(__file__).parents[1] / "examples" / "pictures"
 
@@ -60,6 +61,13 @@ def test_the_drawing_is_whole_escaped_and_inside_its_frame(landscape: Landscape)
     circles = [(float(c.get("cx")), float(c.get("cy"))) for c in tree.iter("circle")]
     width, height = map(float, tree.get("viewBox").split()[2:])
     assert len(circles) == 9 + 1 and all(0 < x < width and 0 < y < height for x, y in circles)
+
+
+def test_what_words_were_looked_up_as_is_told_escaped_or_not_at_all(landscape: Landscape) -> None:
+    points = {"zs": cone(1, 1, 2)}
+    assert looked_up(Located(landscape, "a dog", points)) == ""
+    told = looked_up(Located(landscape, "a dog", points, [("dog & <cat>", 0.625), ("bell", 0.1)]))
+    assert told.endswith("dog &amp; &lt;cat&gt; 62%, bell 10%.</p>")
 
 
 def test_too_few_span_no_plane() -> None:

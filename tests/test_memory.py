@@ -21,6 +21,7 @@ from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.prior import DiffusionPrior
 from clipsonic.training.features import load_features
 from clipsonic.training.memory import MOST, NEIGHBOURS, _select, neighbourhoods
+from clipsonic.ui.why import looked_up
 from tests.conftest import EMBEDDING_DIM
 from tests.test_pipeline import PICTURE
 from tests.test_training import write_corpus
@@ -106,6 +107,11 @@ def test_mp_projects_what_words_are_looked_up_as(remembering: Path, tmp_path: Pa
     memory = pipeline.folder.part("memory")
     np.testing.assert_allclose(mp.embedding, memory(told)[0].numpy(), atol=1e-6)
     assert not np.allclose(mp.embedding, memory(torch.from_numpy(zs.embedding)[None])[0].numpy(), atol=1e-3)
+    landscape = Landscape.fit(random_pictures(3).numpy(), random_pictures(3, 2).numpy(), "uvw", "xyz")
+    located = locate(pipeline, landscape, "a dog", FAST)
+    np.testing.assert_allclose(located.points["mp"][0], mp.embedding, atol=1e-6)
+    assert located.looked_up == pipeline.folder.part("prior").nearest_names(torch.from_numpy(zs.embedding), 5)
+    assert len(located.looked_up) == 5 and all(name in looked_up(located) for name, _ in located.looked_up)
     there = pipeline("rain", toward="a dog", morph=1.0, settings=FAST, methods=("mp", "pd")).audios
     np.testing.assert_array_equal([audio.embedding for audio in there], [mp.embedding, pd.embedding])
     seen = pipeline(image=PICTURE, settings=FAST, methods=("iq", "mq")).audios

@@ -97,12 +97,14 @@ class AskForVideo(Ask):
         return {"video": open_video(query["video"])}, methods
 
     def finish(self, value: cards.Value, query: Query, output: ClipSonicOutput, folder: Path) -> cards.Value:
-        """Put the video with its new sound above the card."""
-        (audio,) = output.audios
-        path = folder / cards.file_name(audio, "mp4")
-        write_video(path, query["video"], audio.waveform, output.sample_rate, path.stem)
-        shown = cards.file_data(path)
-        return value | {"video": shown, "cards": [card | {"video": shown} for card in value["cards"]]}
+        """Put the video with its first new sound above the cards, and with its own into each."""
+        shown = {}
+        for audio in output.audios:
+            path = folder / cards.file_name(audio, "mp4")
+            write_video(path, query["video"], audio.waveform, output.sample_rate, path.stem)
+            shown[audio.method] = cards.file_data(path)
+        first, *_ = shown.values()
+        return value | {"video": first, "cards": [card | {"video": shown[card["method"]]} for card in value["cards"]]}
 
 
 def path_or_text(query: Any) -> Any:

@@ -89,7 +89,7 @@ class Builder:
         return self._fill(
             "video",
             lambda: {"video": gr.Video(label=words.VIDEO, sources=["upload", "webcam"], buttons=[], elem_id="video")},
-            AskForVideo(("video",), ("iq",)),
+            AskForVideo(("video",), self._only("iq", "mq")),
             tuple(name for name in FOR_ANY if name != "duration_s"),
             takes=False,
         )

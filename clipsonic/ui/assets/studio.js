@@ -125,6 +125,7 @@ window.clipsonic ??= (() => {
       this.actions.append(el("span", { class: "save" }, "Save as ", ...save));
       const more = [];
       if (this.data.video) {
+        more.push(el("button", { type: "button", "aria-label": `Watch the video with ${label}`, onclick: () => this.stage.watch(this.data.video.url) }, "Watch"));
         more.push(el("a", { href: this.data.video.url, download: this.data.video.orig_name ?? "video.mp4" }, "Save video"));
       }
       if (settings) {
@@ -237,6 +238,13 @@ window.clipsonic ??= (() => {
         this.played = value.run;
         this.cards.values().next().value?.start(0);
       }
+    }
+
+    /* Show the video with the sound of one card. */
+    watch(url) {
+      for (const card of this.cards.values()) card.audio.pause();
+      this.video.src = url;
+      this.video.play().catch(() => {});
     }
 
     /* Play the next sound of the take, or the one of a side, from where the first one is. */
