@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.audio import log_mel, normalize_loudness, resample
-from clipsonic.config import NEEDS, GenerationSettings
+from clipsonic.config import NEEDS, PRIORS, GenerationSettings
 from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
 from clipsonic.queries import Item, Query
@@ -22,7 +22,6 @@ from clipsonic.windows import Windows
 
 NEARLY_PARALLEL = 1e-4
 """Sine of an angle below which two directions are mixed along the chord."""
-PRIORS = {"pd": "prior", "sd": "supervised_prior"}
 REMEMBERED = ("mp", "mq")
 """Methods that project onto the picture memory."""
 

@@ -17,9 +17,10 @@ IMAGE_METHODS = ("iq", "mq")
 """Of pictures and videos."""
 AUDIO_METHODS = ("aq",)
 METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
+PRIORS = {"pd": "prior", "sd": "supervised_prior"}
+"""The prior that each method that has one draws from."""
 NEEDS = {
-    "pd": ("prior",),
-    "sd": ("supervised_prior",),
+    **{method: (prior,) for method, prior in PRIORS.items()},
     "mp": ("prior", "memory"),
     "mq": ("memory",),
     "aq": ("audio_clip",),

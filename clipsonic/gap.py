@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from clipsonic.conditioning import PRIORS
-from clipsonic.config import GenerationSettings
+from clipsonic.config import PRIORS, GenerationSettings
 from clipsonic.errors import DataError, PromptError
 from clipsonic.media import Picture, open_picture
 

@@ -183,7 +183,8 @@ def test_train_memory_remembers_the_training_videos(
     shards = write_corpus(tmp_path / "shards", "thing")
     out = tmp_path / "out"
     assert main(["train", "memory", "--data", str(shards), "--base", str(tiny_model), "--out", str(out)]) == 0
-    assert "remembers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "remembers" in said and "each a video's own: the base has no audio_clip" in said
     embeddings = load_features(shards, tiny_model / "clip", MelConfig(), pictures=2).embeddings.float()
     memory = ModelFolder.open(out).part("memory")
     torch.testing.assert_close(memory.pictures, F.normalize(embeddings.mean(dim=1), dim=-1), atol=1e-3, rtol=0)
@@ -215,11 +216,12 @@ def test_an_entry_is_the_mean_picture_of_the_videos_that_look_and_sound_alike(to
 
 
 def test_train_memory_listens_where_there_is_an_audio_encoder(
-    hearing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hearing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("clipsonic.training.memory.NEIGHBOURS", 3)
     shards, out = write_corpus(tmp_path / "shards", "thing"), tmp_path / "out"
     assert main(["train", "memory", "--data", str(shards), "--base", str(hearing_model), "--out", str(out)]) == 0
+    assert "pictures, of videos that look and sound alike" in capsys.readouterr().out
     features = load_features(shards, hearing_model / "clip", MelConfig(), pictures=2)
     videos = F.normalize(features.embeddings.float().mean(dim=1), dim=-1)
     encoder = ModelFolder.open(hearing_model).part("audio_clip")

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _remember(args: argparse.Namespace) -> int:
     """Fill the picture memory, which takes no recipe and no steps."""
     from clipsonic.training.loop import copy_other_parts
-    from clipsonic.training.memory import PART, remember
+    from clipsonic.training.memory import PART, has_ears, remember
 
     if missing := [name for name in ("data", "base", "out") if getattr(args, name) is None]:
         raise ConfigError(f"the memory needs --{' and --'.join(missing)}")
@@ -73,7 +73,12 @@ def _remember(args: argparse.Namespace) -> int:
         raise ConfigError("the memory is filled at once; leave out --resume, --dry-run, --init-from and --max-steps")
     memory = remember(args.data, args.base, args.out)
     copy_other_parts(args.base, args.out, (PART,))
-    print(f"{args.out / PART} remembers {memory.config.size:,} pictures")
+    alike = (
+        "of videos that look and sound alike"
+        if has_ears(args.base)
+        else "each a video's own: the base has no audio_clip"
+    )
+    print(f"{args.out / PART} remembers {memory.config.size:,} pictures, {alike}")
     finish(args.out, args.name or args.out.resolve().name, remote_parts({}, args.base, (PART,)))
     return 0
 

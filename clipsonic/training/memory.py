@@ -48,12 +48,17 @@ def remember(data: Path, base: Path, out: Path) -> PictureMemory:
     features = load_features(data, base / "clip", MelConfig(), pictures=PICTURES)
     videos = F.normalize(features.embeddings.float().mean(dim=1), dim=-1)
     entries = _select(videos)
-    if (base / "audio_clip").is_dir():
+    if has_ears(base):
         sounds = embed_sounds(AudioClip.load(base / "audio_clip"), features.mels)
         entries = neighbourhoods(entries, _select(sounds), videos, sounds)
     memory = PictureMemory.of(entries)
     memory.save(out / PART)
     return memory
+
+
+def has_ears(base: Path) -> bool:
+    """Return whether a model folder has an audio encoder to listen with."""
+    return (base / "audio_clip").is_dir()
 
 
 @torch.inference_mode()
