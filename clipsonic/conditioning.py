@@ -66,11 +66,11 @@ def condition(
     run.report("embedding", len(asked), len(asked))
     raw = dict(zip(map(id, asked), rows, strict=True))
     embeddings, negatives = [], []
-    told = (*PRIORS, *REMEMBERED)
-    number, total = 0, sum(item.method in told for item in items)
+    moved = (*PRIORS, *REMEMBERED)
+    number, total = 0, sum(item.method in moved for item in items)
     for item in items:
         way = _Way(run, item, settings)
-        if item.method in told:
+        if item.method in moved:
             for part in NEEDS[item.method]:
                 run.part(part)
             run.report("prior", number, total)

@@ -343,7 +343,7 @@ def test_a_video_is_heard_by_picture_query_and_by_memory(
 ) -> None:
     page = visit(server.url)
     page.get_by_role("tab", name="Video").click()
-    page.locator("#video input[type=file]").set_input_files(make_video(tmp_path / "film.mp4"))
+    page.locator("#video input[type=file]").set_input_files(make_video(tmp_path / "film.mp4", seconds=4.0))
     page.locator("#video video").wait_for()
     page.locator("#video-generate").click()
     wait_for_status(page, "Done in")
@@ -354,6 +354,11 @@ def test_a_video_is_heard_by_picture_query_and_by_memory(
         assert address == card(page, key).get_by_role("link", name="Save video").get_attribute("href")
         assert f"film_{key[:2]}_s" in address
         page.wait_for_function("document.querySelector('.stage video[src]').readyState >= 2")
+        assert not shown.evaluate("video => video.paused")
+        card(page, key).get_by_role("button", name="Play").click()
+        assert shown.evaluate("video => video.paused"), "only one is heard at a time"
+        shown.evaluate("video => video.play()")
+        page.wait_for_function(f"document.querySelector('.card[data-key={key}] audio').paused")
         assert shown.evaluate("video => video.duration") == pytest.approx(seconds_shown(page, key), abs=0.3)
 
 

@@ -70,6 +70,12 @@ def load_features(
     return FrameSoundDataset(tensors["mels"], tensors["embeddings"])
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return the numbers of all of so many rows or, of more than `most`, those of an even selection."""
+    kept = min(most, count)
+    return [round(n * (count - 1) / max(kept - 1, 1)) for n in range(kept)]
+
+
 def _fingerprint(shards: Path, clip_folder: Path, mel: MelConfig, pictures: int) -> str:
     """Name what the features depend on: the shards, CLIP's weights, the mel settings and the number of frames."""
     text = Index.read(shards).to_json() + clip_sha256(clip_folder) + mel.to_json() + str(pictures)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from clipsonic.audio_clip import AudioClip
 from clipsonic.config import MelConfig
 from clipsonic.memory import PictureMemory
-from clipsonic.training.features import load_features
+from clipsonic.training.features import evenly, load_features
 
 PART = "memory"
 MOST = 8192
@@ -90,6 +90,4 @@ def neighbourhoods(pictures: Tensor, sounds: Tensor, all_pictures: Tensor, all_s
 
 def _select(videos: Tensor) -> Tensor:
     """Return the rows of all videos, or an even selection of them."""
-    if len(videos) <= MOST:
-        return videos
-    return videos[torch.linspace(0, len(videos) - 1, MOST).round().long()]
+    return videos[evenly(len(videos), MOST)]

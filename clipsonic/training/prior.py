@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,12 @@ from clipsonic.training.alignment import modality_gap, retrieval
 from clipsonic.training.captions import EVALUATED
 from clipsonic.training.clip import ClipTaskConfig, PairDataset
 from clipsonic.training.draws import rows
-from clipsonic.training.features import load_features
+from clipsonic.training.features import evenly, load_features
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
 from clipsonic.training.views import PictureName, features_of, read_pairs
 
 SOURCES = ("pairs", "corpus")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ class PriorTask(Task):
         self.register_buffer("texts", texts, persistent=False)
         if model.names:
             called, seen = names_of(dataset, texts)
-            kept = torch.tensor(_evenly(range(len(called)), len(model.names)))
+            kept = evenly(len(called), len(model.names))
             self.prior.name_texts.copy_(called[kept])
             self.prior.name_pictures.copy_(seen[kept])
         self.heldout: tuple[dict[str, Tensor], Tensor] | None = None
@@ -140,12 +138,6 @@ def names_of(dataset: PairDataset, texts: Tensor) -> tuple[Tensor, Tensor]:
     return F.normalize(called, dim=-1), F.normalize(seen, dim=-1)
 
 
-def _evenly(rows: Sequence[T], most: int) -> list[T]:
-    """Return all rows, or an even selection of so many."""
-    count = min(most, len(rows))
-    return [rows[round(n * (len(rows) - 1) / max(count - 1, 1))] for n in range(count)]
-
-
 def _compare(drawn: Tensor, pictures: Tensor, name: str) -> dict[str, float]:
     gap = {f"{name}_{key}": value for key, value in modality_gap(drawn, pictures).items()}
     return retrieval(drawn, pictures, f"{name}_to_picture") | gap
@@ -177,7 +169,8 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> PriorTask:
     drawing = ClipTaskConfig(views=task.views, captions=task.captions)
     dataset = PairDataset([pairs[n] for n in chosen], embeddings[chosen].clone(), drawing)
     size = clip.embedding_dim
-    names = _evenly(list(dict.fromkeys(pairs[n].names[0] for n in chosen)), task.names)
+    called = list(dict.fromkeys(pairs[n].names[0] for n in chosen))
+    names = [called[n] for n in evenly(len(called), task.names)]
     model = PriorConfig.from_dict({"embedding_dim": size, "scale": math.sqrt(size), "names": names, **recipe.model})
     result = PriorTask(model, task, dataset, _embed(clip, dataset.captions))
     test = [n for n, pair in enumerate(pairs) if pair.split == "test"]

@@ -184,7 +184,10 @@ window.clipsonic ??= (() => {
 
     start(at = null) {
       if (!this.data?.sound) return;
-      for (const stage of stages) for (const card of stage.cards.values()) if (card !== this) card.audio.pause();
+      for (const stage of stages) {
+        stage.video.pause();
+        for (const card of stage.cards.values()) if (card !== this) card.audio.pause();
+      }
       if (at !== null) this.audio.currentTime = at;
       current = this;
       this.audio.play().catch(() => this.draw());
@@ -205,6 +208,7 @@ window.clipsonic ??= (() => {
       this.flipper = el("button", { type: "button", class: "flip", hidden: true, onclick: () => this.flip() }, "⇄ Flip between them");
       this.list = el("div", { class: "cards" });
       this.video = el("video", { controls: true, hidden: true, playsinline: true });
+      this.video.addEventListener("play", () => current?.audio.pause());
       element.replaceChildren(this.flipper, this.video, this.list);
       stages.add(this);
     }
@@ -242,7 +246,6 @@ window.clipsonic ??= (() => {
 
     /* Show the video with the sound of one card. */
     watch(url) {
-      for (const card of this.cards.values()) card.audio.pause();
       this.video.src = url;
       this.video.play().catch(() => {});
     }
