@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipsonic.audio import log_mel, normalize_loudness, resample
-from clipsonic.config import NEEDS, PRIORS, GenerationSettings
+from clipsonic.config import GenerationSettings
 from clipsonic.denoiser import Denoiser
 from clipsonic.media import Sound
+from clipsonic.methods import NEEDS, PRIORS
 from clipsonic.queries import Item, Query
 from clipsonic.run import Run
 from clipsonic.video import Video

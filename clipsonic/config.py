@@ -5,27 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from clipsonic.errors import ConfigError, SettingsError
+from clipsonic.methods import METHODS
 
-TEXT_METHODS = ("zs", "pd", "sd", "mp")
-IMAGE_METHODS = ("iq", "mq")
-"""Of pictures and videos."""
-AUDIO_METHODS = ("aq",)
-METHODS = (*IMAGE_METHODS, *TEXT_METHODS, *AUDIO_METHODS)
-PRIORS = {"pd": "prior", "sd": "supervised_prior"}
-"""The prior that each method that has one draws from."""
-NEEDS = {
-    **{method: (prior,) for method, prior in PRIORS.items()},
-    "mp": ("prior", "memory"),
-    "mq": ("memory",),
-    "aq": ("audio_clip",),
-}
-"""The parts beside the required ones that a method needs."""
 SAMPLERS = ("dpmpp-2m", "dpmpp-2m-sde", "unipc", "lms", "dpm2", "ddim", "ddpm")
 MAX_PROMPT_LENGTH = 500
 MAX_STEPS = 1000
@@ -36,11 +22,6 @@ MAX_CANDIDATES = 8
 MAX_DURATION_S = 60.0
 MIN_DURATION_S = 0.25
 MIN_STRENGTH = 0.05
-
-
-def methods_of(parts: Collection[str]) -> tuple[str, ...]:
-    """Return the methods that a model of these parts can do, in the order of `METHODS`."""
-    return tuple(method for method in METHODS if set(NEEDS.get(method, ())) <= set(parts))
 
 
 @dataclass(frozen=True, kw_only=True)

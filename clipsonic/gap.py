@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from clipsonic.config import PRIORS, GenerationSettings
+from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError, PromptError
 from clipsonic.media import Picture, open_picture
+from clipsonic.methods import PRIORS
 
 if TYPE_CHECKING:
     from clipsonic.pipeline import ClipSonicPipeline

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clipsonic.audio import FORMATS, write_audio
-from clipsonic.config import MAX_DURATION_S, METHODS, MIN_STRENGTH, SAMPLERS, GenerationSettings
+from clipsonic.config import MAX_DURATION_S, MIN_STRENGTH, SAMPLERS, GenerationSettings
 from clipsonic.device import DEVICES
 from clipsonic.errors import MediaError, OutputError, PromptError
 from clipsonic.media import open_picture, open_sound
+from clipsonic.methods import METHODS
 from clipsonic.mux import write_video
 from clipsonic.pipeline import DEFAULT_MODEL, ClipSonicAudio, ClipSonicOutput, ClipSonicPipeline, Progress, check_prompt
 from clipsonic.storage import slug, write_text

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from clipsonic.checkpoint import ModelFolder
 from clipsonic.conditioning import condition, mean_direction
-from clipsonic.config import GenerationSettings, methods_of
+from clipsonic.config import GenerationSettings
 from clipsonic.device import Accelerator, memory_told
 from clipsonic.errors import SettingsError
 from clipsonic.hub import push_to_hub
 from clipsonic.media import Picture, SoundSource
+from clipsonic.methods import methods_of
 from clipsonic.output import Callback, ClipSonicAudio, ClipSonicOutput, Progress
 from clipsonic.queries import Item, Query, check_methods, check_prompt, list_items, read_queries, read_toward
 from clipsonic.rendering import Rendering, render

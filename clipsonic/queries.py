@@ -10,19 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from clipsonic.config import (
-    AUDIO_METHODS,
-    IMAGE_METHODS,
-    MAX_DURATION_S,
-    MAX_PROMPT_LENGTH,
-    NEEDS,
-    TEXT_METHODS,
-    GenerationSettings,
-    is_text,
-    methods_of,
-)
+from clipsonic.config import MAX_DURATION_S, MAX_PROMPT_LENGTH, GenerationSettings, is_text
 from clipsonic.errors import PromptError, SettingsError
 from clipsonic.media import Picture, Sound, SoundSource, open_picture, open_sound
+from clipsonic.methods import AUDIO_METHODS, IMAGE_METHODS, NEEDS, TEXT_METHODS, methods_of
 from clipsonic.video import Video, VideoSource, open_video
 
 RANKER = "audio_clip"

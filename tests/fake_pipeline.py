@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from clipsonic.audio import log_mel
-from clipsonic.config import METHODS, GenerationSettings, MelConfig
+from clipsonic.config import GenerationSettings, MelConfig
 from clipsonic.errors import PromptError
 from clipsonic.media import open_picture
+from clipsonic.methods import METHODS
 from clipsonic.pipeline import ClipSonicAudio, ClipSonicOutput, Progress
 
 MEL = MelConfig()

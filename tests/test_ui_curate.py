@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from clipsonic.config import TEXT_METHODS
 from clipsonic.errors import ClipSonicError
 from clipsonic.listening.curate import Curation
 from clipsonic.listening.verify import verify
+from clipsonic.methods import TEXT_METHODS
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.ui import build_ui, launch_options
 from clipsonic.ui.candidates import choices, hear

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsonic.config import METHODS, GenerationSettings
+from clipsonic.config import GenerationSettings
 from clipsonic.errors import SettingsError
+from clipsonic.methods import METHODS
 
 if TYPE_CHECKING:
     from clipsonic.evaluation.rows import Plan

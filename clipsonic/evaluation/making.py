@@ -14,10 +14,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipsonic.audio import read_audio, write_audio
-from clipsonic.config import NEEDS, TEXT_METHODS, GenerationSettings
+from clipsonic.config import GenerationSettings
 from clipsonic.errors import MediaError
 from clipsonic.evaluation.sets import Query, Sounds
 from clipsonic.media import open_picture
+from clipsonic.methods import NEEDS, TEXT_METHODS
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.queries import RANKER
 from clipsonic.storage import slug

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipsonic.config import AUDIO_METHODS, IMAGE_METHODS, METHODS, GenerationSettings
+from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError
 from clipsonic.evaluation.bank import DEFAULT_CACHE, Bank
 from clipsonic.evaluation.corpus import PROMPTS, Held
@@ -24,6 +24,7 @@ from clipsonic.evaluation.sets import (
     real_sounds,
     sound_queries,
 )
+from clipsonic.methods import AUDIO_METHODS, IMAGE_METHODS, METHODS
 from clipsonic.pipeline import ClipSonicPipeline
 
 REAL, VOCODER, RETRIEVAL, CHANCE = "real", "vocoder", "retrieval", "chance"

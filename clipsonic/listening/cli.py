@@ -7,8 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from clipsonic.config import IMAGE_METHODS, TEXT_METHODS, GenerationSettings
+from clipsonic.config import GenerationSettings
 from clipsonic.errors import DataError, SettingsError
+from clipsonic.methods import IMAGE_METHODS, TEXT_METHODS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsonic.audio import FORMATS
-from clipsonic.config import IMAGE_METHODS, MAX_AUDIOS, TEXT_METHODS, Config, GenerationSettings
+from clipsonic.config import MAX_AUDIOS, Config, GenerationSettings
 from clipsonic.errors import DataError, PromptError, SettingsError
 from clipsonic.listening.ratings import DESIGNS
 from clipsonic.listening.tables import read_csv
 from clipsonic.media import open_picture
+from clipsonic.methods import IMAGE_METHODS, TEXT_METHODS
 from clipsonic.pipeline import check_prompt
 from clipsonic.storage import slug
 

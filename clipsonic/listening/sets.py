@@ -107,7 +107,7 @@ class Stimulus(Config):
         system: What is compared, such as "zs"; also the name of the condition.
         role: "condition", "reference" (a real recording of the item) or "anchor35"/"anchor70" (it, low-passed at
             3.5 or 7 kHz).
-        method: The method of `clipsonic.config.METHODS` that made it, or empty for another system's sound.
+        method: The method of `clipsonic.methods.METHODS` that made it, or empty for another system's sound.
         seed: Of the model, or None.
         settings: The `GenerationSettings` as plain values; empty for another system's sound.
         model: The model's name.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from clipsonic.checkpoint import ModelFolder
-from clipsonic.config import methods_of
 from clipsonic.errors import ClipSonicError
+from clipsonic.methods import methods_of
 
 
 @dataclass(frozen=True, kw_only=True)

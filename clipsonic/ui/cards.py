@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipsonic.audio import write_audio
-from clipsonic.config import AUDIO_METHODS, IMAGE_METHODS, TEXT_METHODS, MelConfig
+from clipsonic.config import MelConfig
+from clipsonic.methods import AUDIO_METHODS, IMAGE_METHODS, TEXT_METHODS
 from clipsonic.storage import slug
 from clipsonic.ui import words
 from clipsonic.ui.links import link_to

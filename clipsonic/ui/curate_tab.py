@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components import Component
 
-from clipsonic.config import IMAGE_METHODS, TEXT_METHODS
 from clipsonic.errors import Cancelled, ClipSonicError
 from clipsonic.listening.build import build
+from clipsonic.methods import IMAGE_METHODS, TEXT_METHODS
 from clipsonic.ui.candidates import LISTEN_TO_KEYS, QUIET, add_candidates, opening
 from clipsonic.ui.curator import Curator, make_plan
 from clipsonic.ui.handlers import in_page, visitor_of
