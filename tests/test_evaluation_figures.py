@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipsonic.audio_clip import AudioClip, AudioClipConfig
 from clipsonic.checkpoint import write_index
@@ -56,7 +57,9 @@ def test_a_handful_of_pictures_is_needed(tiny_pipeline, tmp_path):
     assert all(len(meaning) > 10 for meaning in MEANINGS.values())
 
 
-def test_the_command_takes_every_figure_that_the_model_has_parts_for(tiny_copy, tmp_path, capsys):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_command_takes_every_figure_that_the_model_has_parts_for(dtype, tiny_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipsonic.device.fast_dtype", lambda kind: dtype)
     AudioClip(AudioClipConfig(embedding_dim=32)).save(tiny_copy / "audio_clip")
     write_index(tiny_copy, "tiny")
     card = tmp_path / "card.md"

@@ -102,12 +102,13 @@ def measure(pipeline: ClipSonicPipeline, pictures: Path = EXAMPLES) -> dict[str,
 
 def _draw(pipeline: ClipSonicPipeline, texts: Tensor) -> Tensor:
     """Return what the prior draws from each text, L2-normalised, one seed a text."""
-    drawn = pipeline.folder.part("prior").sample(
-        texts.to(pipeline.folder.accelerator.device),
-        num_inference_steps=PRIOR_STEPS,
-        guidance_scale=PRIOR_GUIDANCE,
-        generators=[torch.Generator().manual_seed(row) for row in range(len(texts))],
-    )
+    with pipeline.folder.accelerator.autocast():
+        drawn = pipeline.folder.part("prior").sample(
+            texts,
+            num_inference_steps=PRIOR_STEPS,
+            guidance_scale=PRIOR_GUIDANCE,
+            generators=[torch.Generator().manual_seed(row) for row in range(len(texts))],
+        )
     return torch.nn.functional.normalize(drawn.float(), dim=-1).cpu()
 
 
