@@ -23,10 +23,11 @@ from clipsonic.evaluation import bank, evaluation
 from clipsonic.evaluation.bank import build_judge, read_bank
 from clipsonic.evaluation.cli import sweep
 from clipsonic.evaluation.corpus import PROMPTS, choose_things, read_held, read_pairs
+from clipsonic.evaluation.nearest import Gallery
 from clipsonic.evaluation.report import Interval, Report
 from clipsonic.evaluation.sets import frame_queries, prompt_queries
 from clipsonic.pipeline import ClipSonicPipeline
-from clipsonic.shards import Index, Label, Sample, ShardWriter, read_labels, write_labels
+from clipsonic.shards import Index, Label, Sample, ShardWriter, read_labels, read_samples, write_labels
 
 RATE = 22050
 PITCHES = {"dog barking": 200, "cat meowing": 700, "cow lowing": 2500}
@@ -131,6 +132,16 @@ def test_things_are_drawn_among_those_with_enough_recordings(shards):
         choose_things(few, 2)
 
 
+def test_an_oracle_needs_a_frame_of_the_thing(shards, tiny_model, tmp_path):
+    folder = ClipSonicPipeline.from_pretrained(tiny_model, device="cpu").folder
+    held = read_bank(shards, spectral_embedding, cache=tmp_path)
+    gallery = Gallery(shards, folder, held, cache=tmp_path)
+    centre = gallery.centre("dog barking")
+    assert centre.norm() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(DataError, match="no training frame of 'whale singing'; leave out the method oracle"):
+        gallery.centre("whale singing")
+
+
 def test_every_seed_has_a_frame_of_another_video(shards):
     held = read_held(shards, ["dog barking"], 4)
     queries = frame_queries(held, ["dog barking"], 3)
@@ -205,6 +216,25 @@ def write_extra(folder: Path) -> Path:
     return folder
 
 
+def check_the_oracle(out: Path, model: Path, shards: Path) -> None:
+    """Make one of the row's sounds from the mean of its thing's training frames, embedded here."""
+    pipeline = ClipSonicPipeline.from_pretrained(model, device="cpu")
+    label = "cow lowing"
+    keys = [key for key, known in read_labels(shards).items() if (known.label, known.split) == (label, "train")]
+    samples = {sample.key: sample for sample in read_samples(shards, "train")}
+    # Of three takes of each recording the bank holds two.
+    frames = [samples[key].frames[0] for number, key in enumerate(keys) if number % 3 < 2]
+    mean = torch.nn.functional.normalize(pipeline.folder.part("clip").encode_images(frames).mean(dim=0), dim=0)
+    settings = GenerationSettings(num_inference_steps=1, prior_num_inference_steps=1)
+    files = sorted((out / "sounds" / "corpus" / "oracle").glob("cow-lowing-s*.flac"))
+    assert len(files) == 2
+    for seed, file in enumerate(files):
+        made = soundfile.read(file, dtype="float32")[0]
+        expected, other = (pipeline.render([e], [seed], settings)[0].waveform for e in (mean, pipeline.null_embedding))
+        np.testing.assert_allclose(made, expected, atol=2e-3)
+        assert np.abs(made - other).max() > 0.01
+
+
 @pytest.mark.timeout(300)
 def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "AisfxEmbedder", SpectralEmbedder)
@@ -222,9 +252,9 @@ def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_
     assert main(command) == 0
     report = json.loads((out / "report.json").read_text())
     rows = report["rows"]
-    made = {"iq", "zs", "pd", "aq", "unconditional", "zs-free-form", "pd-free-form", "tta"}
+    made = {"iq", "zs", "pd", "aq", "oracle", "unconditional", "zs-free-form", "pd-free-form", "tta"}
     assert set(rows) == made | {"real", "vocoder", "retrieval-iq", "retrieval-zs", "chance", "peer"}
-    assert rows["iq"]["top5"]["n"] == rows["unconditional"]["top5"]["n"] == 6
+    assert rows["iq"]["top5"]["n"] == rows["unconditional"]["top5"]["n"] == rows["oracle"]["top5"]["n"] == 6
     assert {"kl", "accuracy", "clip_picture", "clip_prompt", "nearest", "copies", "diversity"} <= rows["iq"].keys()
     assert set(rows["iq"]["kl"]) == {"value", "low", "high", "n"}
     assert rows["real"]["accuracy"]["value"] == rows["real"]["top1"]["value"] == 1.0
@@ -236,6 +266,7 @@ def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_
     assert len(sounds) == 6
     assert read_tags(sounds[0])["method"] == "iq"
     check_page(out)
+    check_the_oracle(out, listening_model, shards)
     text = card.read_text()
     assert text.startswith("# Card\n\n<!-- evaluation:begin -->\nModel `")
     assert text.endswith("<!-- evaluation:end -->\n\nEnd.\n")
@@ -249,7 +280,7 @@ def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_
     # What is there is found again, and gives the same figures; what is missing is made.
     sounds[0].unlink()
     monkeypatch.setattr(ClipSonicPipeline, "render", refuse)
-    again = [*command, "--methods", "iq", "unconditional"]
+    again = [*command, "--methods", "iq", "oracle", "unconditional"]
     assert main(again) == 0
     second = json.loads((out / "report.json").read_text())["rows"]
     assert second["iq"] == rows["iq"]

@@ -103,6 +103,12 @@ def test_a_killed_process_is_resumed_to_the_same_weights(corpus: Path, tiny_mode
     assert steps[0] == steps[1] == [*range(1, last + 1), last]
 
 
+@pytest.mark.parametrize("seed", [5, 2**32, 2**40])
+def test_any_seed_will_do(seed: int, corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
+    file = recipe(tmp_path / "recipe.json", max_steps=1, seed=seed)
+    assert main(arguments(file, corpus, tiny_model, tmp_path / "out")) == 0
+
+
 def test_a_run_leaves_samples_a_curve_and_a_table(corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
     import soundfile
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipsonic.evaluation.rows import Plan
 
 SETS = ("corpus", "free-form", "pictures")
-BASELINES = ("vocoder", "unconditional", "retrieval")
+BASELINES = ("vocoder", "oracle", "unconditional", "retrieval")
 METRICS = ("fad", "clap", "clip", "kl", "accuracy", "judge", "copies", "diversity")
 EMBEDDINGS = ("aisfx", "vggish", "clap", "panns")
 _RESERVED = ("real", "chance", "retrieval-iq", "retrieval-zs", *METHODS, *BASELINES)

@@ -25,7 +25,7 @@ from clipsonic.storage import slug
 
 CHUNK = 4
 """Queries of one call to the pipeline: an interruption loses no more."""
-UNCONDITIONAL = "unconditional"
+UNCONDITIONAL, ORACLE = "unconditional", "oracle"
 _PARTS = ("clip", "denoiser", "refiner", "scheduler", "vocoder")
 _PRIOR_SETTINGS = ("prior_num_inference_steps", "prior_guidance_scale")
 
@@ -54,7 +54,8 @@ class Maker:
         Args:
             queries: What to ask; all by prompts, by pictures or by sounds.
             settings: How; methods and seeds are replaced.
-            methods: Those that suit such queries, or `UNCONDITIONAL` alone, which hears nothing of the query.
+            methods: Those that suit such queries; or, alone, `UNCONDITIONAL`, which hears nothing of the query, or
+                `ORACLE`, which is given the query's embedding as it is.
             group: The subfolder.
 
         Returns:
@@ -86,11 +87,13 @@ class Maker:
         paths = {(id(query), method): path for query, _, method, path in jobs}
         queries = list({id(query): query for query, *_ in jobs}.values())
         methods = tuple(dict.fromkeys(method for _, _, method, _ in jobs))
-        if methods == (UNCONDITIONAL,):
-            seeds = [_own_seed(query, seed) for query in queries]
-            renderings = self.pipeline.render([self.pipeline.null_embedding] * len(queries), seeds, settings)
+        if methods in ((UNCONDITIONAL,), (ORACLE,)):
+            null = self.pipeline.null_embedding
+            embeddings = [null if query.embedding is None else query.embedding for query in queries]
+            seeds = [_seed(query, seed) for query in queries]
+            renderings = self.pipeline.render(embeddings, seeds, settings)
             for query, rendering in zip(queries, renderings, strict=True):
-                write_audio(paths[id(query), UNCONDITIONAL], rendering.waveform, self.pipeline.sample_rate)
+                write_audio(paths[id(query), methods[0]], rendering.waveform, self.pipeline.sample_rate)
             return
         overrides: dict[str, Any] = {"methods": methods, "seed": seed, "num_audios": 1}
         output = self.pipeline(**_asked(queries), settings=settings, **overrides)
@@ -103,7 +106,7 @@ class Maker:
             "parts": self._parts(method, settings),
             "settings": _settings(method, settings),
             "query": None if method == UNCONDITIONAL else _identity(query),
-            "seed": _own_seed(query, seed) if method == UNCONDITIONAL else seed,
+            "seed": _seed(query, seed) if method == UNCONDITIONAL else seed,
             "device": [self.pipeline.folder.accelerator.device.type, str(self.pipeline.folder.accelerator.dtype)],
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -160,6 +163,8 @@ def _settings(method: str, settings: GenerationSettings) -> dict[str, Any]:
 
 def _identity(query: Query) -> str:
     """Return a text that no other query has."""
+    if query.embedding is not None:
+        return f"embedding {hashlib.sha256(query.embedding.numpy().tobytes()).hexdigest()}"
     if query.prompt is not None:
         return f"prompt {query.prompt}"
     if query.image is not None:
@@ -169,6 +174,8 @@ def _identity(query: Query) -> str:
     return f"sound {rate} {hashlib.sha256(waveform.tobytes()).hexdigest()}"
 
 
-def _own_seed(query: Query, seed: int) -> int:
-    """Return a seed of the thing's own: without a condition, equal seeds would give every thing the same sounds."""
+def _seed(query: Query, seed: int) -> int:
+    """Return the seed; without a condition one of the thing's own, or all things would have the same sounds."""
+    if query.embedding is not None:
+        return seed
     return (int(hashlib.sha256(query.label.encode()).hexdigest()[:7], 16) + seed) % 2**32

@@ -1,4 +1,4 @@
-"""The baseline that learns nothing: the training sound whose frame is nearest to the query in CLIP's space."""
+"""What stands at either end of the table: the nearest training sound, which learns nothing, and what an oracle sees."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from clipsonic.audio import write_audio
@@ -48,8 +49,9 @@ class Gallery:
                 save_file(kept, temporary)
         self._keys = [key for key in bank.keys if key in kept]
         if not self._keys:
-            raise DataError(f"{folder} has no training frames to retrieve by; leave out the method retrieval")
+            raise DataError(f"{folder} has no training frames; leave out the methods retrieval and oracle")
         self._frames = torch.stack([kept[key] for key in self._keys])
+        self._labels = dict(zip(bank.keys, bank.labels, strict=True))
 
     def _embed(self) -> dict[str, Tensor]:
         wanted, keys, frames = set(self._bank.keys), [], []
@@ -65,6 +67,17 @@ class Gallery:
         if frames:
             kept |= dict(zip(keys, self._clip.encode_images(frames).cpu().clone(), strict=True))
         return {key: row.contiguous().clone() for key, row in kept.items()}
+
+    def centre(self, label: str) -> Tensor:
+        """Return the mean of a thing's frames, L2-normalised, float32, shape (embedding_dim,).
+
+        Raises:
+            DataError: There is no frame of it.
+        """
+        own = [row for key, row in zip(self._keys, self._frames, strict=True) if self._labels[key] == label]
+        if not own:
+            raise DataError(f"{self._folder} has no training frame of {label!r}; leave out the method oracle")
+        return F.normalize(torch.stack(own).mean(dim=0), dim=0)
 
     def retrieve(self, queries: Sequence[Query], settings: GenerationSettings, folder: Path) -> Sounds:
         """Answer each query by training sounds, the first seed by the nearest, the second by the next, and so on.

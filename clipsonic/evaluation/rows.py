@@ -12,7 +12,7 @@ from clipsonic.errors import DataError
 from clipsonic.evaluation.bank import DEFAULT_CACHE, Bank
 from clipsonic.evaluation.corpus import PROMPTS, Held
 from clipsonic.evaluation.extra import Extra
-from clipsonic.evaluation.making import UNCONDITIONAL, Maker
+from clipsonic.evaluation.making import ORACLE, UNCONDITIONAL, Maker
 from clipsonic.evaluation.nearest import Gallery
 from clipsonic.evaluation.sets import (
     Query,
@@ -28,7 +28,7 @@ from clipsonic.methods import AUDIO_METHODS, IMAGE_METHODS, METHODS
 from clipsonic.pipeline import ClipSonicPipeline
 
 REAL, VOCODER, RETRIEVAL, CHANCE = "real", "vocoder", "retrieval", "chance"
-BASELINES = (VOCODER, UNCONDITIONAL, RETRIEVAL)
+BASELINES = (VOCODER, ORACLE, UNCONDITIONAL, RETRIEVAL)
 ROWS = (*METHODS, *BASELINES)
 """What `--methods` takes; the rows "real" and "chance" are always there."""
 NOTES = {
@@ -41,6 +41,7 @@ NOTES = {
     "sd": "the same prompts, through the supervised prior",
     "mp": "the pictures that the prior looks the same prompts up as, projected onto the picture memory",
     "aq": "held-out sounds as queries, through the audio → CLIP encoder",
+    ORACLE: "the mean of the thing's training frames, found by its label: what is lost besides is lost in sounding",
     UNCONDITIONAL: "the null embedding: the model hears nothing of the query",
     "retrieval-iq": "the training sounds whose frames are nearest in CLIP's space to the pictures of iq",
     "retrieval-zs": "the same for the prompts of zs",
@@ -168,16 +169,21 @@ class Bench:
             made = maker.make(self._asked("zs"), base, [UNCONDITIONAL], "corpus")[UNCONDITIONAL]
             made = dataclasses.replace(made, prompts=[], pictures=[])
             yield Row(name=UNCONDITIONAL, sounds=made, note=NOTES[UNCONDITIONAL])
-        yield from self._retrieved(base)
+        yield from self._of_training(maker, base)
         yield from self._systems(base)
         for name, extra in self.extras.items():
             note = f"another system's sounds, from {self.plan.extras[name]}"
             yield Row(name=name, sounds=extra.sounds, note=note, left_out=tuple(extra.left_out))
 
-    def _retrieved(self, settings: GenerationSettings) -> Iterator[Row]:
-        if not self.wants(RETRIEVAL):
+    def _of_training(self, maker: Maker, settings: GenerationSettings) -> Iterator[Row]:
+        if not (self.wants(ORACLE) or self.wants(RETRIEVAL)):
             return
         gallery = Gallery(self.plan.data, self.pipeline.folder, self.bank, DEFAULT_CACHE)
+        if self.wants(ORACLE):
+            told = [Query(label=t, embedding=gallery.centre(t), seeds=self.plan.seeds) for t in self.things]
+            yield Row(name=ORACLE, sounds=maker.make(told, settings, [ORACLE], "corpus")[ORACLE], note=NOTES[ORACLE])
+        if not self.wants(RETRIEVAL):
+            return
         for method in ("iq", "zs"):
             name = f"{RETRIEVAL}-{method}"
             sounds = gallery.retrieve(self._asked(method), settings, self.folder / name)

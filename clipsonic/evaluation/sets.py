@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from clipsonic.audio import log_mel, write_audio
@@ -19,13 +20,14 @@ from clipsonic.storage import slug
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:
-    """One thing asked for, by a prompt, a picture or a sound.
+    """One thing asked for, by a prompt, a picture, a sound or an embedding.
 
     Attributes:
         label: The thing.
         prompt: How it is named, or None.
         image: How it looks, or None.
         sound: How it sounds, float32, shape (samples,), and the rate in Hz, or None.
+        embedding: What the denoiser is given as it is, L2-normalised, float32, shape (embedding_dim,), or None.
         seed: The first seed.
         seeds: How many sounds to make, with successive seeds.
     """
@@ -34,6 +36,7 @@ class Query:
     prompt: str | None = None
     image: Image.Image | Path | None = None
     sound: tuple[np.ndarray, int] | None = None
+    embedding: Tensor | None = None
     seed: int = 0
     seeds: int = 1
 

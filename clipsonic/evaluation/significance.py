@@ -9,7 +9,15 @@ import numpy as np
 
 RESAMPLES = 10_000
 SEED = 0
-PAIRS = (("iq", "pd"), ("pd", "zs"), ("zs", "unconditional"), ("mp", "pd"), ("mq", "iq"))
+PAIRS = (
+    ("iq", "pd"),
+    ("pd", "zs"),
+    ("zs", "unconditional"),
+    ("mp", "pd"),
+    ("mq", "iq"),
+    ("oracle", "iq"),
+    ("oracle", "mp"),
+)
 """The paper's order: each first one should be better than its second."""
 
 ByThing = Mapping[str, float]

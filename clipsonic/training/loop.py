@@ -30,6 +30,8 @@ from clipsonic.training.run_log import RunLog, read_log
 
 STATE_NAME = "state.pt"
 SAMPLES_NAME = "samples"
+SEEDS = 2**32
+"""How many seeds numpy knows."""
 
 
 class Task(nn.Module):
@@ -199,7 +201,7 @@ class Trainer:
             yield send_to_device(batch, self.accelerator.device)
 
     def _seed(self) -> int:
-        return self.config.seed * 1_000_003 + self.step
+        return (self.config.seed * 1_000_003 + self.step) % SEEDS
 
     def _generator(self, micro: int) -> SharedGenerator:
         """Return what a micro-batch's loss draws from.
@@ -215,9 +217,8 @@ class Trainer:
 
     def _train_step(self) -> None:
         """Run every phase on the step's clips: gradients of all micro-batches, then one optimiser step."""
-        set_seed(
-            self._seed() * 1_013 + self.accelerator.process_index
-        )  # for what draws without being handed a generator
+        # For what draws without being handed a generator.
+        set_seed((self._seed() * 1_013 + self.accelerator.process_index) % SEEDS)
         batches = list(self._micro_batches())
         for phase, optimizer in self.optimizers.items():
             for micro, batch in enumerate(batches):
