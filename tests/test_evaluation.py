@@ -260,7 +260,7 @@ def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_
     assert rows["real"]["accuracy"]["value"] == rows["real"]["top1"]["value"] == 1.0
     assert rows["retrieval-iq"]["copies"]["value"] == 1.0 > rows["iq"]["copies"]["value"]
     assert rows["tta"] == rows["zs"]
-    assert set(report["comparisons"]["clip_picture"]) >= {"iq − pd", "pd − zs", "zs − unconditional"}
+    assert set(report["comparisons"]["clip_picture"]) >= {"iq − pd", "pd − zs", "zs − unconditional", "oracle − iq"}
     check_what_was_left_out(report["left_out"])
     sounds = sorted((out / "sounds" / "corpus" / "iq").glob("*.flac"))
     assert len(sounds) == 6
