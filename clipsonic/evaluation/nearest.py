@@ -69,7 +69,10 @@ class Gallery:
         return {key: row.contiguous().clone() for key, row in kept.items()}
 
     def centre(self, label: str) -> Tensor:
-        """Return the mean of a thing's frames, L2-normalised, float32, shape (embedding_dim,).
+        """Return the mean of a thing's frames, one of each of its sounds in the bank.
+
+        Returns:
+            L2-normalised, float32, shape (embedding_dim,).
 
         Raises:
             DataError: There is no frame of it.

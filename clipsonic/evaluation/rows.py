@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from clipsonic.config import GenerationSettings
@@ -41,7 +42,7 @@ NOTES = {
     "sd": "the same prompts, through the supervised prior",
     "mp": "the pictures that the prior looks the same prompts up as, projected onto the picture memory",
     "aq": "held-out sounds as queries, through the audio → CLIP encoder",
-    ORACLE: "the mean of the thing's training frames, found by its label: what is lost besides is lost in sounding",
+    ORACLE: "the mean of the thing's frames in the judge's bank, found by its label: no query is misunderstood",
     UNCONDITIONAL: "the null embedding: the model hears nothing of the query",
     "retrieval-iq": "the training sounds whose frames are nearest in CLIP's space to the pictures of iq",
     "retrieval-zs": "the same for the prompts of zs",
@@ -138,6 +139,11 @@ class Bench:
         """Where sounds go."""
         return self.plan.out / "sounds"
 
+    @cached_property
+    def gallery(self) -> Gallery:
+        """The training frames, embedded when they are first asked for."""
+        return Gallery(self.plan.data, self.pipeline.folder, self.bank, DEFAULT_CACHE)
+
     def wants(self, row: str) -> bool:
         """Return whether a baseline of the corpus is to be made."""
         return "corpus" in self.plan.sets and (not self.plan.methods or row in self.plan.methods)
@@ -169,24 +175,21 @@ class Bench:
             made = maker.make(self._asked("zs"), base, [UNCONDITIONAL], "corpus")[UNCONDITIONAL]
             made = dataclasses.replace(made, prompts=[], pictures=[])
             yield Row(name=UNCONDITIONAL, sounds=made, note=NOTES[UNCONDITIONAL])
-        yield from self._of_training(maker, base)
+        if self.wants(ORACLE):
+            told = [Query(label=t, embedding=self.gallery.centre(t), seeds=self.plan.seeds) for t in self.things]
+            yield Row(name=ORACLE, sounds=maker.make(told, base, [ORACLE], "corpus")[ORACLE], note=NOTES[ORACLE])
+        yield from self._retrieved(base)
         yield from self._systems(base)
         for name, extra in self.extras.items():
             note = f"another system's sounds, from {self.plan.extras[name]}"
             yield Row(name=name, sounds=extra.sounds, note=note, left_out=tuple(extra.left_out))
 
-    def _of_training(self, maker: Maker, settings: GenerationSettings) -> Iterator[Row]:
-        if not (self.wants(ORACLE) or self.wants(RETRIEVAL)):
-            return
-        gallery = Gallery(self.plan.data, self.pipeline.folder, self.bank, DEFAULT_CACHE)
-        if self.wants(ORACLE):
-            told = [Query(label=t, embedding=gallery.centre(t), seeds=self.plan.seeds) for t in self.things]
-            yield Row(name=ORACLE, sounds=maker.make(told, settings, [ORACLE], "corpus")[ORACLE], note=NOTES[ORACLE])
+    def _retrieved(self, settings: GenerationSettings) -> Iterator[Row]:
         if not self.wants(RETRIEVAL):
             return
         for method in ("iq", "zs"):
             name = f"{RETRIEVAL}-{method}"
-            sounds = gallery.retrieve(self._asked(method), settings, self.folder / name)
+            sounds = self.gallery.retrieve(self._asked(method), settings, self.folder / name)
             yield Row(name=name, sounds=sounds, note=NOTES[name])
 
     def _systems(self, settings: GenerationSettings) -> Iterator[Row]:
