@@ -21,7 +21,7 @@ from clipsonic.training import prior as prior_training
 from clipsonic.training.alignment import modality_gap, retrieval
 from clipsonic.training.captions import EVALUATED, captions_of
 from clipsonic.training.clip import ClipTask, ClipTaskConfig, PairDataset
-from clipsonic.training.convert import build_pretrained, class_features, fill_image_tower
+from clipsonic.training.convert import build_pretrained, class_features, fill_image_tower, split_trunk
 from clipsonic.training.loop import Task, Trainer
 from clipsonic.training.prior import PriorTask, PriorTaskConfig
 from clipsonic.training.recipe import Recipe
@@ -99,11 +99,62 @@ def test_teaching_the_text_tower_leaves_pictures_where_they_are(model_folder: Pa
     assert not torch.allclose(before.encode_text(["a dog"]), after.encode_text(["a dog"]), atol=1e-3)
 
 
+def image_blocks_task(model_folder: Path, **settings: object) -> ClipTask:
+    """The same on maps of what the locked stages of the image tower see."""
+    torch.manual_seed(0)
+    folder = model_folder / "clip"
+    model = ClipEncoder.load(folder).model
+    task = ClipTask(model, CONFIG, folder, ClipTaskConfig.from_dict({"views": 2, "dropout": 0.0, "image_blocks": 1}))
+    lower, _ = split_trunk(model.visual.trunk, 1)
+    colours = [torch.tensor([red, 1.0 - red, 0.5])[:, None, None] for red in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    pictures = torch.stack([colour.expand(3, 32, 32) for colour in colours])
+    maps = lower(pictures.repeat_interleave(2, dim=0)).detach().half().unflatten(0, (5, 2))
+    task.prepare([name_of(thing, "test" if n > 2 else "train") for n, thing in enumerate(THINGS)], maps)
+    return task
+
+
+def test_a_parted_image_tower_is_the_whole_one(model_folder: Path) -> None:
+    trunk = ClipEncoder.load(model_folder / "clip").model.visual.trunk
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for blocks in (0, 1, 2):
+        lower, upper = split_trunk(trunk, blocks)
+        assert torch.equal(upper(lower(pixels)), trunk(pixels))
+    for trunk_, blocks in ((trunk, 99), (trunk, -1), (torch.nn.Identity(), 1)):
+        with pytest.raises(ConfigError, match=r"image_blocks is -?\d+; allowed: 0"):
+            split_trunk(trunk_, blocks)
+
+
+def test_the_last_stages_of_the_image_tower_learn_and_the_others_stay(model_folder: Path, tmp_path: Path) -> None:
+    task = image_blocks_task(model_folder)
+    last = train(task, tmp_path, 300, learning_rate=0.003)
+    before, after = (ClipEncoder.load(folder / "clip").model.visual.trunk for folder in (model_folder, tmp_path))
+    moved = {name for name, old in before.state_dict().items() if not torch.equal(old, after.state_dict()[name])}
+    upper = {f"blocks.{len(before.blocks) - 1}", "conv_head", "bn2"}
+    assert moved and all(any(name.startswith(part + ".") for part in upper) for name in moved)
+    assert not any("running" in name or "conv_dw" in name for name in moved)
+    assert {"conv_head.weight", "bn2.bias"} <= moved
+    assert last["loss"] < 2.0, "as with both towers locked"
+
+
+def test_maps_are_cut_and_mirrored_alike_in_a_batch(model_folder: Path) -> None:
+    task = image_blocks_task(model_folder)
+    maps = torch.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8).float()
+    seen = [task._vary(maps, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    assert {part.shape[2] for part in seen} == {6, 7, 8}
+    assert all(torch.equal(part[1] - part[0], torch.full_like(part[0], 192.0)) for part in seen)
+    assert {bool(part[0, 0, 0, 0] > part[0, 0, 0, -1]) for part in seen} == {False, True}
+    assert torch.equal(task._vary(maps, torch.Generator().manual_seed(3)), seen[3])
+    assert clip_task(model_folder)._vary(maps, torch.Generator()) is maps
+
+
 def test_clip_is_measured_on_held_out_concepts(model_folder: Path) -> None:
-    figures = clip_task(model_folder).metrics()
-    assert figures["concepts"] == 2
-    assert figures["photo_to_picture_r5"] == figures["picture_to_name_r5"] == 1.0, "there are but two to choose from"
-    assert {"name_gap_distance", "photo_paired_cosine", "photo_gap_separable"} <= set(figures)
+    for task in (clip_task(model_folder), image_blocks_task(model_folder)):
+        figures = task.metrics()
+        assert figures["concepts"] == 2
+        assert figures["photo_to_picture_r5"] == figures["picture_to_name_r5"] == 1.0, (
+            "there are but two to choose from"
+        )
+        assert {"name_gap_distance", "photo_paired_cosine", "photo_gap_separable"} <= set(figures)
 
 
 def test_a_name_of_many_pictures_is_drawn_more_often_but_not_in_proportion() -> None:
@@ -190,6 +241,10 @@ def test_features_are_computed_once_per_data(pairs_folder: Path, model_folder: P
     assert torch.equal(features_of(pairs_folder, pairs, clip.model.visual.trunk, clip.preprocess, 2), features)
     with pytest.raises(DataError, match=r"cat\.png is missing"):
         features_of(pairs_folder, pairs, clip.model.visual.trunk, clip.preprocess, 3)
+    with torch.no_grad():
+        clip.model.visual.trunk.conv_head.weight.mul_(2)
+    with pytest.raises(DataError, match=r"cat\.png is missing"):  # what another tower saw is of no use
+        features_of(pairs_folder, pairs, clip.model.visual.trunk, clip.preprocess, 2)
 
 
 def test_damaged_pairs_are_a_data_error(pairs_folder: Path) -> None:
@@ -210,11 +265,13 @@ def test_the_shipped_recipes_are_whole() -> None:
     assert ClipTaskConfig.from_dict(Recipe.find("clip", "mini-text").task).text_tower
 
 
-def test_what_needs_a_clip_says_so(pairs_folder: Path) -> None:
+def test_what_needs_a_clip_says_so(pairs_folder: Path, model_folder: Path) -> None:
     with pytest.raises(ConfigError, match="--base"):
         clip_training.build(recipe("clip", task={"text_tower": True}), pairs_folder, None)
     with pytest.raises(ConfigError, match="--base"):
         prior_training.build(recipe("prior"), pairs_folder, None)
+    with pytest.raises(ConfigError, match="locks the image side"):
+        clip_task(model_folder, text_tower=True, image_blocks=1)
 
 
 def test_towers_that_are_missing_or_other_are_refused(tmp_path: Path, model_folder: Path) -> None:

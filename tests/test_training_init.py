@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from clipsonic.cli import main
@@ -19,6 +20,7 @@ from clipsonic.training.denoiser import DenoiserTask, DenoiserTaskConfig, load_i
 from clipsonic.training.features import FrameSoundDataset
 from clipsonic.training.loop import Trainer, _precision
 from clipsonic.training.recipe import Recipe
+from clipsonic.training.translation import translate
 from clipsonic.training.whitening import WhitenedLinear
 from tests.test_training import MODEL, write_corpus
 
@@ -170,3 +172,37 @@ def test_precision_is_what_the_cpu_is_fast_in(capsys: pytest.CaptureFixture[str]
         assert _precision("bf16") == "no"
         assert "training in float32" in capsys.readouterr().out
     assert _precision("no") == "no"
+
+
+def test_a_denoiser_is_taken_over_by_another_clip() -> None:
+    old = skewed().flatten(0, 1)
+    turn = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(6)))[0]
+    new = F.normalize(old @ turn + 0.2 * turn[0], dim=-1)
+    torch.manual_seed(7)
+    denoiser = Denoiser(DenoiserConfig.from_dict(MODEL))
+    denoiser.null_embedding.data.copy_(old.mean(dim=0) + 0.1 * old[5])
+    denoiser.embedding_mlp[0].weight.data.mul_(4)
+    before = denoise(denoiser, old[:64])
+    nothing = denoise(denoiser, denoiser.null_embedding[None])
+    untranslated = (denoise(denoiser, new[:64]) - before).square().mean()
+    assert translate(denoiser, new, old) > 0.9
+    assert (denoise(denoiser, new[:64]) - before).square().mean() < 0.05 * untranslated
+    assert torch.allclose(denoise(denoiser, denoiser.null_embedding[None]), nothing, atol=0.02)
+
+
+def test_init_from_a_model_with_another_clip_translates(
+    recipe_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", "thing")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    weights = load_file(other / "clip" / "model.safetensors")
+    head = next(name for name in weights if name in ("visual.proj", "visual.head.proj.weight"))
+    weights[head] = weights[head].flip(0).contiguous()
+    save_file(weights, other / "clip" / "model.safetensors")
+    paths = ["--data", str(corpus), "--base", str(other), "--init-from", str(tiny_model)]
+    command = ["train", "denoiser", "--config", str(recipe_file), *paths, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "has another CLIP" in capsys.readouterr().out
+    assert main([*command[:-1], str(tmp_path / "same"), "--base", str(tiny_model)]) == 0
+    assert "has another CLIP" not in capsys.readouterr().out

@@ -1,8 +1,9 @@
-"""CLIP: pictures and names drawn together, the image tower locked as in LiT (arXiv 2111.07991).
+"""CLIP: pictures and names drawn together, the towers locked as in LiT (arXiv 2111.07991) but for what a recipe frees.
 
-Two recipes make the default model: `mini` trains both projections on towers that stay as they are; `mini-text`
-then teaches the text tower while everything on the image side is locked, so that embeddings of pictures, which
-the denoiser was trained on, never change.
+The recipe `mini` trains both projections and the last stages of the image tower, which knows photographs and has to
+learn drawings; what the stages below see is computed once. `mini-text` teaches the text tower of a finished model
+while everything on the image side is locked, so that embeddings of pictures, which the denoiser was trained on, never
+change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,23 @@ from clipsonic.device import Accelerator
 from clipsonic.errors import ConfigError
 from clipsonic.training.alignment import modality_gap, retrieval
 from clipsonic.training.captions import EVALUATED, captions_of
-from clipsonic.training.convert import build_pretrained, class_features, copy_text_files, image_weights
+from clipsonic.training.convert import (
+    build_pretrained,
+    class_features,
+    copy_text_files,
+    image_weights,
+    split_trunk,
+)
+from clipsonic.training.features import evenly
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
 from clipsonic.training.views import PictureName, features_of, read_pairs
 
 CAPTION_TOKENS = 32
+STANDARD_FEATURES = 4096
+"""So many features at most are measured to standardise them."""
+LARGEST_CUT = 0.25
+"""The largest share of a map's sides that is cut off at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +49,10 @@ class ClipTaskConfig(Config):
     """What of CLIP is trained, and on what."""
 
     text_tower: bool = False
-    """Train the text tower, with the image side locked; otherwise both projections, with both towers locked."""
+    """Train the text tower, with the image side locked; otherwise both projections, with the text tower locked."""
+    image_blocks: int = 0
+    """Last stages of the image tower that are trained with the projections; the ImageNet classes, of which there are
+    no pictures, are then left out. 0 locks it whole."""
     views: int = 3
     """Views of each picture whose features are kept."""
     captions: int = 4
@@ -53,14 +68,14 @@ class ClipTaskConfig(Config):
 
 
 class PairDataset(Dataset[dict[str, Tensor]]):
-    """A picture's features in a random view, with a random caption of it."""
+    """A picture's features, or maps, in a random view, with a random caption of it."""
 
     def __init__(self, pairs: list[PictureName], features: Tensor, config: ClipTaskConfig) -> None:
         """Write the captions.
 
         Args:
             pairs: What is to be learnt.
-            features: Of each pair, float16, shape (len(pairs), views, width).
+            features: Of each pair, float16, shape (len(pairs), views, ...).
             config: How captions and pairs are drawn.
         """
         self.features, self.plain_share = features, config.plain_share
@@ -78,7 +93,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         return len(self.of_pair)
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
-        """Return one pair: features, float32, shape (width,); numbers of the caption and of the concept."""
+        """Return one pair: features, float32; numbers of the caption and of the concept."""
         captions = self.of_pair[n]
         plain = len(EVALUATED)
         caption = random.choice(
@@ -109,6 +124,14 @@ class ClipTask(Task):
         self.tokenizer = build_tokenizer(open_clip_config["model_cfg"]["text_cfg"], folder)
         self.preprocess = build_preprocess(open_clip_config["preprocess_cfg"])
         self.model.requires_grad_(False)
+        if config.text_tower and config.image_blocks:
+            raise ConfigError("task.text_tower locks the image side; leave out task.image_blocks or train them first")
+        self.upper = split_trunk(model.visual.trunk, config.image_blocks)[1].to(memory_format=torch.channels_last)
+        for module in self.upper.modules():
+            # Depthwise filters stay: few weights, whose gradients take half of the time on a CPU.
+            if not isinstance(module, nn.Conv2d) or module.groups == 1:
+                for weight in module.parameters(recurse=False):
+                    weight.requires_grad_(True)
         if config.text_tower:
             self.model.text.requires_grad_(True)
             self.model.text.transformer.embeddings.requires_grad_(False)
@@ -123,7 +146,7 @@ class ClipTask(Task):
 
         Args:
             pairs: All of them.
-            features: Of each, float16, shape (len(pairs), views, width).
+            features: Of each what the locked part of the image tower makes, float16, shape (len(pairs), views, ...).
         """
         chosen = [n for n, pair in enumerate(pairs) if pair.split == "train"]
         self.dataset = PairDataset([pairs[n] for n in chosen], features[chosen], self.config)
@@ -132,11 +155,24 @@ class ClipTask(Task):
         self.heldout_features = features[heldout, 0].float()
         self.tokens = self.tokenizer(self.dataset.captions)[:, :CAPTION_TOKENS]
         if not self.config.text_tower:
-            seen = self.dataset.features.flatten(0, 1).float()
+            every = self.dataset.features.flatten(0, 1)
+            seen = self._see(every[evenly(len(every), STANDARD_FEATURES)])
             self.image_shift, self.image_scale = seen.mean(dim=0), seen.std(dim=0) + 1e-3
             pooled = self._pooled()
             self.text_shift, self.text_scale = pooled.mean(dim=0), pooled.std(dim=0) + 1e-2
             self.pooled = (pooled - self.text_shift) / self.text_scale
+
+    def train(self, mode: bool = True) -> Self:
+        """Go into training mode, but for the image tower's batch norms, whose statistics are of many more pictures."""
+        super().train(mode)
+        self.upper.eval()
+        return self
+
+    @torch.no_grad()
+    def _see(self, features: Tensor) -> Tensor:
+        """Return what the trained part of the image tower makes of the locked part's, float32, shape (batch, width)."""
+        with Accelerator.choose("cpu").autocast():
+            return torch.cat([self.upper(share.float()).float() for share in features.split(256)])
 
     @torch.inference_mode()
     def _pooled(self) -> Tensor:
@@ -153,7 +189,8 @@ class ClipTask(Task):
 
     def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the symmetric cross entropy over the batch's cosines."""
-        pictures, texts = self._embed_pictures(batch["features"]), self._embed_captions(batch["caption"])
+        pictures = self._embed_pictures(self._vary(batch["features"], generator))
+        texts = self._embed_captions(batch["caption"])
         scale = self.model.logit_scale.exp()
         logits = scale * F.normalize(pictures.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
         same = (batch["concept"][:, None] == batch["concept"]).float()
@@ -161,7 +198,18 @@ class ClipTask(Task):
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return loss, {"loss": loss.item(), "temperature": scale.item()}
 
+    def _vary(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Mirror a batch of maps, all or none, and cut it to a random part; features (batch, width) stay."""
+        if not self.config.image_blocks:
+            return features
+        mirrored, cut, top, left = torch.rand(4, generator=generator, device=features.device).tolist()
+        rows, columns = (side - round(cut * LARGEST_CUT * side) for side in features.shape[2:])
+        top, left = round(top * (features.shape[2] - rows)), round(left * (features.shape[3] - columns))
+        part = features[:, :, top : top + rows, left : left + columns]
+        return (part.flip(3) if mirrored < 0.5 else part).contiguous(memory_format=torch.channels_last)
+
     def _embed_pictures(self, features: Tensor) -> Tensor:
+        features = self.upper(features)
         if self.config.text_tower:
             return self.model.visual.head(features)
         standard = (features - self.image_shift.to(features.device)) / self.image_scale.to(features.device)
@@ -199,7 +247,7 @@ class ClipTask(Task):
         """Measure retrieval and the modality gap on the held-out concepts, with a plain and with the paper's prompt."""
         self.fold()
         model = self.model.cpu().eval()
-        pictures = F.normalize(model.visual.head(self.heldout_features), dim=-1)
+        pictures = F.normalize(model.visual.head(self._see(self.heldout_features)), dim=-1)
         figures: dict[str, float] = {"concepts": len(self.heldout)}
         for name, template in zip(("name", "photo"), EVALUATED, strict=True):
             tokens = self.tokenizer([template.format(concept) for concept in self.heldout])
@@ -227,7 +275,7 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> ClipTask:
         base: Model folder whose `clip` is taught further; needed to train the text tower.
 
     Raises:
-        ConfigError: The recipe trains the text tower and there is no base.
+        ConfigError: The recipe trains the text tower and there is no base, or stages that the image tower lacks.
         DataError: The pairs or the towers are missing.
         CheckpointError: The base's CLIP cannot be read.
     """
@@ -245,12 +293,15 @@ def build(recipe: Recipe, data: Path, base: Path | None) -> ClipTask:
     random.seed(recipe.training.seed)
     task = ClipTask(model, open_clip_config, folder, config)
     pairs = sorted(read_pairs(data), key=lambda pair: pair.class_index is not None)
-    task.prepare(pairs, all_features(data, pairs, model.visual.trunk, task.preprocess, config.views))
+    if config.image_blocks:
+        pairs = [pair for pair in pairs if pair.class_index is None]
+    locked = split_trunk(model.visual.trunk, config.image_blocks)[0]
+    task.prepare(pairs, all_features(data, pairs, locked, task.preprocess, config.views))
     return task
 
 
 def all_features(data: Path, pairs: list[PictureName], trunk: nn.Module, preprocess: Any, views: int) -> Tensor:
-    """Return features of the pictures, then of the classes, float16, shape (len(pairs), views, width)."""
+    """Return features of the pictures, then of the classes, float16, shape (len(pairs), views, ...)."""
     pictures = [pair for pair in pairs if pair.class_index is None]
     seen = features_of(data, pictures, trunk, preprocess, views)
     indices = [pair.class_index for pair in pairs if pair.class_index is not None]

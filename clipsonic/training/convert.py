@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipsonic.clip import TEXT_TOWER_CONFIG, TOKENIZER_FILES, build_model
-from clipsonic.errors import CheckpointError, DataError
+from clipsonic.errors import CheckpointError, ConfigError, DataError
 from clipsonic.storage import write_text
 
 
@@ -48,6 +48,30 @@ def fill_image_tower(trunk: nn.Module, tensors: list[Tensor]) -> None:
         trunk.load_state_dict(dict(zip(names, tensors, strict=True)))
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the image tower: {str(error).splitlines()[-1]}") from error
+
+
+def split_trunk(trunk: Any, blocks: int) -> tuple[nn.Module, nn.Module]:
+    """Part a trunk of timm's EfficientNet family in two, which share its weights.
+
+    Args:
+        trunk: Pixels (batch, 3, height, width) to features (batch, width).
+        blocks: How many of its last stages go into the second part, with all that follows them.
+
+    Returns:
+        What sees pixels, and what makes features of that; with no blocks the second changes nothing.
+
+    Raises:
+        ConfigError: The trunk is of another family or has not so many stages.
+    """
+    if not blocks:
+        return trunk, nn.Identity()
+    stages = getattr(trunk, "blocks", ())
+    if not hasattr(trunk, "conv_head") or not 0 < blocks < len(stages):
+        raise ConfigError(
+            f"task.image_blocks is {blocks}; allowed: 0, or fewer than the {len(stages)} stages of an EfficientNet"
+        )
+    lower = nn.Sequential(trunk.conv_stem, trunk.bn1, *stages[:-blocks])
+    return lower, nn.Sequential(*stages[-blocks:], trunk.conv_head, trunk.bn2, trunk.global_pool)
 
 
 def copy_text_files(source: Path, folder: Path) -> None:

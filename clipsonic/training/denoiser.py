@@ -18,6 +18,7 @@ from clipsonic.clip import ClipEncoder
 from clipsonic.config import ClipConfig, Config, DenoiserConfig, MelConfig
 from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
+from clipsonic.shards import clip_sha256
 from clipsonic.storage import CONFIG_NAME, write_text
 from clipsonic.training.condition import pretrain
 from clipsonic.training.draws import rows
@@ -25,6 +26,7 @@ from clipsonic.training.features import FrameSoundDataset, load_features
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
 from clipsonic.training.samples import write_samples
+from clipsonic.training.translation import translate
 from clipsonic.training.whitening import WhitenedLinear
 from clipsonic.vocoder import Vocoder, load_vocoder
 
@@ -252,7 +254,8 @@ AnyDenoiserTask = TypeVar("AnyDenoiserTask", bound=DenoiserTask)
 def build(recipe: Recipe, data: Path, base: Path | None, init_from: Path | None = None) -> DenoiserTask:
     """Return the task of a recipe, on the shards `data`, seen through the CLIP of the model folder `base`.
 
-    With `init_from`, a model folder, training goes on from its denoiser, whose shape the recipe must not contradict.
+    With `init_from`, a model folder, training goes on from its denoiser, whose shape the recipe must not contradict; if
+    that model has another CLIP, the denoiser first learns to read this one's embeddings as that one's.
 
     Raises:
         ConfigError: No base model is given.
@@ -277,6 +280,10 @@ def build_task(
     model = DenoiserConfig.from_dict(recipe.model)
     init = None if init_from is None else load_initial(init_from / kind.part, recipe.model)
     dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
+    if init is not None and init_from is not None and _other_clip(init_from / "clip", base / "clip"):
+        before = load_features(data, init_from / "clip", MelConfig(), pictures=task.pictures)
+        told = translate(init, dataset.embeddings.flatten(0, 1), before.embeddings.flatten(0, 1))
+        print(f"{base} has another CLIP than {init_from}: {told:.0%} of what that one saw is read out of this one's")
     if task.condition in CONDITIONS[1:]:
         dataset = _labelled(dataset, task, data, base)
     size, length = dataset.embeddings.shape[-1], dataset.mels.shape[-1]
@@ -287,6 +294,11 @@ def build_task(
     result = kind(config, task, dataset, recipe.training.seed, init)
     result.vocoder_folder = base / "vocoder"
     return result
+
+
+def _other_clip(one: Path, other: Path) -> bool:
+    """Return whether the embeddings of a CLIP folder, if there is one, are not those of another folder's."""
+    return one.is_dir() and clip_sha256(one) != clip_sha256(other)
 
 
 def _labelled(features: FrameSoundDataset, task: DenoiserTaskConfig, data: Path, base: Path) -> FrameSoundDataset:

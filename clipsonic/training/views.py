@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from clipsonic.device import fast_dtype
 from clipsonic.errors import DataError
 from clipsonic.storage import sha256, write_whole
 
-CACHE_NAME = "features.safetensors"
+CACHE = "cache"
 VIEW_SIZE = 288
 """Pixels of the square that a view is drawn on."""
 
@@ -118,27 +119,26 @@ class _Views(Dataset[Tensor]):
 def features_of(
     folder: Path, pairs: list[PictureName], trunk: nn.Module, preprocess: Callable[[Any], Tensor], views: int
 ) -> Tensor:
-    """Return the trunk's features of all pictures, from the cache in the folder or computed into it.
+    """Return what a frozen trunk makes of all pictures, from the cache in the folder or computed into it.
 
     Args:
         folder: What `prepare pairs` wrote.
         pairs: Its records that have pictures.
-        trunk: The frozen image tower, pixels (batch, 3, height, width) to features (batch, width).
+        trunk: The image tower or its lower part: pixels (batch, 3, height, width) to features (batch, width) or to
+            maps (batch, channels, rows, columns).
         preprocess: Picture to the tower's input.
         views: How many views of each picture.
 
     Returns:
-        Features, float16, shape (len(pairs), views, width).
+        Features or maps, float16, shape (len(pairs), views, ...).
 
     Raises:
         DataError: A picture is missing.
         OutputError: The cache cannot be written.
     """
-    path, made_of = folder / CACHE_NAME, {"pairs": sha256(folder / "pairs.jsonl"), "views": str(views)}
+    path = folder / CACHE / f"features-{_fingerprint(folder, trunk, views)}.safetensors"
     try:
-        with safe_open(path, "pt") as cache:
-            if cache.metadata() == made_of:
-                return cache.get_tensor("features")
+        return load_file(path)["features"]
     except (OSError, SafetensorError):
         pass  # no cache yet, or one cut short: it is made below
     files = [folder / "pictures" / f"{pair.key}.png" for pair in pairs]
@@ -146,8 +146,16 @@ def features_of(
         raise DataError(f"{absent[0]} is missing; run prepare pairs again")
     features = _compute(trunk, _Views(files, views, preprocess))
     with write_whole(path) as temporary:
-        save_file({"features": features}, temporary, metadata=made_of)
+        save_file({"features": features}, temporary)
     return features
+
+
+def _fingerprint(folder: Path, trunk: nn.Module, views: int) -> str:
+    """Name what the features depend on: the pairs, the trunk's weights and the number of views."""
+    known = hashlib.sha256(f"{sha256(folder / 'pairs.jsonl')} {views}".encode())
+    for tensor in trunk.state_dict().values():
+        known.update(tensor.detach().float().cpu().numpy().tobytes())
+    return known.hexdigest()[:16]
 
 
 @torch.no_grad()  # inference mode would keep the traced tower from being fused
