@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_clip import CONFIG, build_folder
 from torch import Tensor
 from torch.nn import functional as F
@@ -272,6 +274,32 @@ def test_what_needs_a_clip_says_so(pairs_folder: Path, model_folder: Path) -> No
         prior_training.build(recipe("prior"), pairs_folder, None)
     with pytest.raises(ConfigError, match="locks the image side"):
         clip_task(model_folder, text_tower=True, image_blocks=1)
+
+
+@pytest.mark.parametrize(("image_blocks", "learnt", "shape"), [(0, 5, (256,)), (1, 3, (48, 2, 2))])
+def test_clip_is_built_from_pairs_and_pretrained_towers(
+    image_blocks: int, learnt: int, shape: tuple[int, ...], pairs_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    towers, source = pairs_folder / "towers", model_folder / "clip"
+    shutil.copytree(source, towers / "model", ignore=shutil.ignore_patterns("*.safetensors", "text"))
+    shutil.copyfile(source / "text" / "config.json", towers / "model" / "config.json")
+    model = ClipEncoder.load(source).model
+    save_file(model.text.transformer.state_dict(), towers / "model" / "model.safetensors")
+    width = model.visual.head.proj.in_features
+    classifier = {"classifier.weight": torch.randn(1000, width), "classifier.bias": torch.zeros(1000)}
+    torch.save({**model.visual.trunk.state_dict(), **classifier}, towers / "efficientnet-lite2-tiny.pth")
+    with (pairs_folder / "pairs.jsonl").open("a") as pairs:
+        for index, name in ((281, "tabby"), (513, "cornet")):
+            record = {"key": name, "names": [name], "tags": [], "gloss": "", "split": "train", "class_index": index}
+            pairs.write("\n" + json.dumps(record))
+    settings: dict[str, object] = {"image_blocks": image_blocks, "views": 2}
+    task = clip_training.build(recipe("clip", model=CONFIG, task=settings), pairs_folder, None)
+    assert task.dataset.features.shape == (learnt, 2, *shape), (
+        "classes have no pictures for the image tower to learn from"
+    )
+    train(task, tmp_path / "out", 2)
+    texts = ClipEncoder.load(tmp_path / "out" / "clip").encode_text(["dog"])
+    assert texts.shape == (1, 24) and texts.isfinite().all()
 
 
 def test_towers_that_are_missing_or_other_are_refused(tmp_path: Path, model_folder: Path) -> None:
