@@ -101,7 +101,7 @@ def test_teaching_the_text_tower_leaves_pictures_where_they_are(model_folder: Pa
     assert not torch.allclose(before.encode_text(["a dog"]), after.encode_text(["a dog"]), atol=1e-3)
 
 
-def image_blocks_task(model_folder: Path, **settings: object) -> ClipTask:
+def image_blocks_task(model_folder: Path) -> ClipTask:
     """The same on maps of what the locked stages of the image tower see."""
     torch.manual_seed(0)
     folder = model_folder / "clip"

@@ -280,10 +280,7 @@ def build_task(
     model = DenoiserConfig.from_dict(recipe.model)
     init = None if init_from is None else load_initial(init_from / kind.part, recipe.model)
     dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
-    if init is not None and init_from is not None and _other_clip(init_from / "clip", base / "clip"):
-        before = load_features(data, init_from / "clip", MelConfig(), pictures=task.pictures)
-        told = translate(init, dataset.embeddings.flatten(0, 1), before.embeddings.flatten(0, 1))
-        print(f"{base} has another CLIP than {init_from}: {told:.0%} of what that one saw is read out of this one's")
+    frames = dataset.embeddings
     if task.condition in CONDITIONS[1:]:
         dataset = _labelled(dataset, task, data, base)
     size, length = dataset.embeddings.shape[-1], dataset.mels.shape[-1]
@@ -291,6 +288,10 @@ def build_task(
     for name, found, wanted in (("embedding_dim", size, config.embedding_dim), ("frames", length, config.frames)):
         if found != wanted:
             raise ConfigError(f"the model's {name} is {wanted}, the data's {found}; set model.{name} in the recipe")
+    if init is not None and init_from is not None and _other_clip(init_from / "clip", base / "clip"):
+        before = load_features(data, init_from / "clip", MelConfig(), pictures=task.pictures)
+        told = translate(init, frames.flatten(0, 1), before.embeddings.flatten(0, 1))
+        print(f"{base} has another CLIP than {init_from}: {told:.0%} of what that one saw is read out of this one's")
     result = kind(config, task, dataset, recipe.training.seed, init)
     result.vocoder_folder = base / "vocoder"
     return result
