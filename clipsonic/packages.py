@@ -114,11 +114,19 @@ def fetch_npm(name: str, cache: Path = DEFAULT_CACHE) -> Path:
             raise DataError(f"npm packed no file for {name}; check its name")
         try:
             with tarfile.open(archive) as package:
-                package.extractall(temporary, filter="data")
+                # Not every Python 3.11 has extraction filters: nothing but files that stay in the folder is taken.
+                package.extraction_filter = getattr(tarfile, "data_filter", None)
+                package.extractall(temporary, [member for member in package if _stays_inside(member)])
         except tarfile.TarError as error:
             raise DataError(f"the npm package {name} is damaged: {error}; run the command again") from error
         archive.unlink()
     return folder
+
+
+def _stays_inside(member: tarfile.TarInfo) -> bool:
+    """Return whether a member of an archive is a file in the folder that it is unpacked into."""
+    path = Path(member.name)
+    return member.isfile() and not path.is_absolute() and ".." not in path.parts
 
 
 class _new_folder:  # noqa: N801

@@ -1,4 +1,5 @@
 import shutil
+import tarfile
 from collections import Counter
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from clipsonic import packages
 from clipsonic.cli import main
 from clipsonic.data.build import build, prepare
 from clipsonic.data.debian import TRACK_SAMPLES, Settings, plan_sounds, plan_videos
@@ -197,6 +199,22 @@ def test_npm_packages_are_unpacked_and_kept(tmp_path):
     with pytest.raises(DataError, match="npm failed"):
         fetch_npm(str(tmp_path / "other"), tmp_path / "cache")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_npm_packages_write_nowhere_else(tmp_path, monkeypatch):
+    def pack(command, folder, advice):
+        with tarfile.open(folder / "set.tgz", "w:gz") as package:
+            for name in ("package/icons.json", "../beside", "package/../../beside", str(tmp_path / "absolute")):
+                package.addfile(tarfile.TarInfo(name))
+            link = tarfile.TarInfo("package/link")
+            link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+            package.addfile(link)
+
+    monkeypatch.setattr(packages, "_run", pack)
+    folder = fetch_npm("set", tmp_path / "cache")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*")) if not path.is_dir()] == [
+        str((folder / "package" / "icons.json").relative_to(tmp_path))
+    ]
 
 
 def test_an_unwritable_cache_is_named(tmp_path):

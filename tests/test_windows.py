@@ -51,9 +51,9 @@ def test_no_seam_is_heard_in_a_long_sound() -> None:
     query = {"methods": "zs", "guidance_scale": 1.0, "num_inference_steps": 6}
     windows = Windows.lasting(7.0, MelConfig(), 352)
     edges = [frame for start in windows.starts for frame in (start, start + 352) if 0 < frame < windows.frames]
-    joined = pipeline("rain", **query, duration_s=7.0).audios[0]
+    joined = pipeline("rain", **query, duration_s=7.0, num_audios=8).audios
     assert len(edges) == 2
-    assert flux_at(joined.waveform, edges) < 1.1
+    assert np.mean([flux_at(audio.waveform, edges) for audio in joined]) < 1.1, "a drop may fall on an edge, not eight"
     apart = [audio.waveform for audio in pipeline("rain", **query, num_audios=3).audios]
     cut = [flux_at(np.concatenate(pair), [352]) for pair in itertools.permutations(apart, 2)]
     assert np.mean(cut) > 1.3
