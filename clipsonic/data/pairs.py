@@ -19,7 +19,7 @@ from pathlib import Path
 
 from clipsonic.data import names
 from clipsonic.data.manifest import NPM_PREFIX
-from clipsonic.data.readers import list_qt_resource, read_picture
+from clipsonic.data.readers import list_qt_resource, read_icon_set, read_picture
 from clipsonic.errors import DataError
 from clipsonic.packages import fetch_debian, fetch_npm, fetch_wheel
 from clipsonic.storage import write_text, write_whole
@@ -223,7 +223,7 @@ def _emoji(roots: dict[str, Path]) -> Iterator[_Found]:
 
 def _icons(roots: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
     """Return for each code point, in lower-case hexadecimal, the icon sets and their names for it."""
-    sets = {package: json.loads((roots[package] / _ICONS).read_bytes())["icons"] for package in ICON_SETS}
+    sets = {package: read_icon_set(roots[package] / _ICONS)["icons"] for package in ICON_SETS}
     codes: dict[str, str] = json.loads((roots[ICON_SETS[0]] / _ICON_CODES).read_bytes())
     found: dict[str, list[tuple[str, str]]] = {}
     for code, name in codes.items():

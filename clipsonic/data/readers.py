@@ -197,14 +197,15 @@ def _wad_lump(path: Path, inner: str) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _icons(path: Path) -> dict[str, Any]:
+def read_icon_set(path: Path) -> dict[str, Any]:
+    """Return an Iconify set: its `icons` by their names, and the `width` and `height` of those that have none."""
     content: dict[str, Any] = json.loads(path.read_bytes())
     return content
 
 
 def _iconify_icon(path: Path, inner: str) -> bytes:
     """Return one icon of an Iconify set as an SVG file; `inner` is its name and ".svg"."""
-    icons = _icons(path)
+    icons = read_icon_set(path)
     icon = icons["icons"][inner.removesuffix(".svg")]
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])
