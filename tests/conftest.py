@@ -123,3 +123,18 @@ def _small_disk() -> Iterator[None]:
 def small_disk() -> Callable[[], AbstractContextManager[None]]:
     """A block in which no file can grow beyond 4 kB, as on a full disk; pytest's own log must stay outside it."""
     return _small_disk
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Every path that Python opens while the test runs."""
+    paths: list[str] = []
+    watching = [True]
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open":
+            paths.append(str(arguments[0]))
+
+    sys.addaudithook(hook)  # audit hooks cannot be removed: `watching` ends this one
+    yield paths
+    watching.clear()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,21 +112,6 @@ def test_loss_falls(corpus: Path, tiny_model: Path) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
-
-
-@pytest.fixture
-def opened() -> Iterator[list[str]]:
-    """Every path that Python opens while the test runs."""
-    paths: list[str] = []
-    watching = [True]
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if watching and event == "open":
-            paths.append(str(arguments[0]))
-
-    sys.addaudithook(hook)  # audit hooks cannot be removed: `watching` ends this one
-    yield paths
-    watching.clear()
 
 
 def test_training_reads_no_label_and_no_text(

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from clipsonic.cli import main
 from clipsonic.config import DenoiserConfig
 from clipsonic.denoiser import Denoiser
-from clipsonic.training.condition import pretrain
 from clipsonic.training.denoiser import DenoiserTask, DenoiserTaskConfig, load_initial
 from clipsonic.training.features import FrameSoundDataset
+from clipsonic.training.head_start import pretrain
 from clipsonic.training.loop import Trainer, _precision
 from clipsonic.training.recipe import Recipe
 from clipsonic.training.translation import translate

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipsonic.checkpoint import PartEntry
     from clipsonic.training.recipe import Recipe
 
-PARTS = ("clip", "prior", "denoiser", "refiner", "vocoder", "audio-clip", "memory")
+PARTS = ("clip", "prior", "denoiser", "refiner", "vocoder", "audio-clip", "memory", "condition")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

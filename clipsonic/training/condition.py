@@ -1,61 +1,206 @@
-"""A head start for the condition: before denoising, its layers learn to tell how a picture's sound will look.
+"""Teach the layers that read an embedding to make of any picture what they make of it through the picture memory.
 
-A denoiser learns what an embedding means only through the noise, by many thousands of clips. What the spectrum of a
-sound is like on average can be learnt from its pictures directly, in seconds; no text or label is needed for it.
+A denoiser is asked, while it learns, what its training frames sound like and nothing between them; a picture of later
+lies between them. The memory knows what is there: the mean of the training videos near by. Here the layers learn that
+from it, and then need no memory: knowledge distillation (Hinton et al., arXiv 1503.02531), the questions being mixtures
+of two frames (mixup: Zhang et al., arXiv 1710.09412) and noise. No label and no text is read, and no sound is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BATCH = 256
-LEARNING_RATE = 1e-3
-CHUNK = 512
+from clipsonic.config import Config, MelConfig
+from clipsonic.denoiser import Denoiser
+from clipsonic.errors import CheckpointError, ConfigError
+from clipsonic.memory import PictureMemory
+from clipsonic.shards import Index
+from clipsonic.training.denoiser import required
+from clipsonic.training.draws import rows
+from clipsonic.training.features import FrameSoundDataset, load_features
+from clipsonic.training.loop import Task
+from clipsonic.training.recipe import Recipe
+from clipsonic.training.whitening import WhitenedLinear
+
+NETWORKS = ("denoiser", "refiner")
+"""Parts that have such layers."""
 
 
-def describe(mel: Tensor) -> Tensor:
-    """Return the mean, spread and mean change of every band over time, float32, shape (batch, 3 * n_mels)."""
-    change = (mel[..., 1:] - mel[..., :-1]).abs()
-    return torch.cat([mel.mean(dim=-1), mel.std(dim=-1), change.mean(dim=-1)], dim=-1)
+@dataclass(frozen=True, kw_only=True)
+class ConditionTaskConfig(Config):
+    """What is asked."""
+
+    mixture: float = 0.5
+    """A frame is mixed with another video's, of which up to this share is taken."""
+    embedding_noise: float = 0.5
+    """Gaussian noise of a norm up to this is added to the unit-norm mixtures."""
+    condition_drop: float = 0.1
+    """Share of questions that are "no condition", which keeps its answer."""
+    pictures: int = 2
+    """Frames of each video that are embedded, as for the denoiser, whose cache of features is used."""
 
 
-def pretrain(
-    layers: nn.Module, mels: Tensor, condition: Callable[[Tensor, torch.Generator], Tensor], *, steps: int, seed: int
-) -> float:
-    """Train the layers that take an embedding to a condition, so that a linear map tells `describe` from it.
+class _Layers(nn.Module):
+    """A network's layers that read an embedding: as they are, and those that take their place."""
 
-    Args:
-        layers: Takes embeddings (batch, embedding_dim) to conditions (batch, width).
-        mels: Log-mels of all sounds, shape (sounds, n_mels, frames).
-        condition: Takes indices of sounds, shape (batch,), and a generator to what `layers` take.
-        steps: How long to train.
-        seed: For all that is random.
+    null: Tensor
+    mean: Tensor
+    spread: Tensor
 
-    Returns:
-        The share of the descriptions' variance that is told, over the last tenth of the steps.
+    def __init__(self, network: Denoiser, frames: Tensor, projected: Tensor) -> None:
+        """Begin anew, at random, behind a map that whitens the frames."""
+        super().__init__()
+        self.network = (network,)  # not as a module: it is not trained
+        self.teacher = copy.deepcopy(network.embedding_mlp).requires_grad_(False)
+        first, last = (layer for layer in network.embedding_mlp if isinstance(layer, nn.Linear))
+        new = [nn.Linear(layer.in_features, layer.out_features) for layer in (first, last)]
+        whitened = WhitenedLinear(new[0], network.scale(frames), same_function=False)
+        self.student = nn.Sequential(whitened, nn.SiLU(), new[1])
+        with torch.no_grad():
+            told = self.teacher(network.scale(projected))
+        self.register_buffer("null", network.null_embedding.detach().clone())
+        self.register_buffer("mean", told.mean(dim=0))
+        self.register_buffer("spread", told.std(dim=0).mean())
+
+    def forward(self, asked: Tensor, projected: Tensor, dropped: Tensor) -> Tensor:
+        """Return the mean squared error of the conditions in units of their standard deviation.
+
+        Args:
+            asked: Embeddings, shape (batch, embedding_dim).
+            projected: What the memory makes of them.
+            dropped: Rows that stand for "no condition" instead, bool, shape (batch, 1).
+        """
+        scale = self.network[0].scale
+        told = self.teacher(scale(torch.where(dropped, self.null, projected)))
+        answer = self.student(scale(torch.where(dropped, self.null, asked)))
+        return ((answer - told) / self.spread).square().mean()
+
+    def share_told(self, layers: nn.Module, asked: Tensor, projected: Tensor) -> float:
+        """Return how much of the variance of the old layers' answers to `projected` some layers' to `asked` tell."""
+        scale = self.network[0].scale
+        told = self.teacher(scale(projected))
+        missed = (layers(scale(asked)) - told).square().sum()
+        return 1 - (missed / (told - self.mean).square().sum()).item()
+
+    def save(self, folder: Path) -> None:
+        """Write the network with its new layers."""
+        first, activation, last = self.student
+        plain = nn.Sequential(first.fold(), activation, copy.deepcopy(last)).cpu()  # type: ignore[operator]
+        self.network[0].embedding_mlp = plain
+        self.network[0].save(folder)
+
+
+class ConditionTask(Task):
+    """Regression of what a network's layers make of projected embeddings, from the embeddings as they are."""
+
+    part = "condition"
+    draws_rows = True
+    dataset: FrameSoundDataset
+
+    def __init__(
+        self,
+        networks: Mapping[str, Denoiser],
+        memory: PictureMemory,
+        task: ConditionTaskConfig,
+        dataset: FrameSoundDataset,
+        seed: int,
+    ) -> None:
+        """Take the networks, by the names of their parts, and the memory that their layers are to learn from."""
+        super().__init__()
+        self.config, self.dataset, self.memory = task, dataset, memory
+        self.heldout: Tensor | None = None
+        frames = F.normalize(dataset.embeddings.flatten(0, 1).float(), dim=-1)
+        projected = memory(frames)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = {name: _Layers(network, frames, projected) for name, network in networks.items()}
+        self.layers = layers
+        self.trained = nn.ModuleDict(layers)
+
+    def loss(self, batch: dict[str, Tensor], phase: str, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the networks' mean error."""
+        asked = self._ask(batch["embeddings"], generator)
+        draw: Any = {"generator": generator, "device": asked.device}
+        dropped = rows(lambda count: torch.rand(count, 1, **draw), len(asked), generator) < self.config.condition_drop
+        projected = self.memory(asked)
+        errors = {name: layers(asked, projected, dropped) for name, layers in self.layers.items()}
+        return torch.stack(list(errors.values())).mean(), {f"{n}_loss": error.item() for n, error in errors.items()}
+
+    def _ask(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
+        """Pick a frame of each video, mix it with some other video's and blur it; (batch, embedding_dim)."""
+        batch, pictures, dim = embeddings.shape
+        draw: Any = {"generator": generator, "device": embeddings.device}
+
+        def drawn(make: Callable[[int], Tensor]) -> Tensor:
+            return rows(make, batch, generator)
+
+        frame, other_frame = (drawn(lambda count: torch.randint(pictures, (count,), **draw)).cpu() for _ in range(2))
+        other_video = drawn(lambda count: torch.randint(len(self.dataset), (count,), **draw)).cpu()
+        chosen = embeddings[torch.arange(batch), frame]
+        other = self.dataset.embeddings[other_video, other_frame].to(chosen)
+        share = drawn(lambda count: torch.rand(count, 1, **draw)) * self.config.mixture
+        level = drawn(lambda count: torch.rand(count, 1, **draw)) * self.config.embedding_noise
+        noise = drawn(lambda count: torch.randn(count, dim, **draw)) * dim**-0.5
+        return F.normalize(F.normalize(torch.lerp(chosen, other, share), dim=-1) + level * noise, dim=-1)
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """Say how much of the variance of what the memory makes of held-out frames is told, before and now."""
+        if self.heldout is None:
+            return {}
+        asked = self.heldout.to(self.memory.pictures.device)
+        projected = self.memory(asked)
+        figures: dict[str, float] = {"heldout_frames": len(asked)}
+        for name, layers in self.layers.items():
+            figures[f"{name}_told_before"] = layers.share_told(layers.teacher, asked, projected)
+            figures[f"{name}_told"] = layers.share_told(layers.student, asked, projected)
+        return figures
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """The networks, with their new layers."""
+        return tuple(self.layers)
+
+    def save(self, folder: Path) -> None:
+        """Write the networks."""
+        for name, layers in self.layers.items():
+            layers.save(folder / name)
+
+
+def build(recipe: Recipe, data: Path, base: Path | None) -> ConditionTask:
+    """Return the task of a recipe, on the frames of the shards `data`, for the networks of the model folder `base`.
+
+    Raises:
+        ConfigError: No base model is given, or the recipe describes a network.
+        DataError: The shards cannot be read.
+        CheckpointError: The base lacks a denoiser or a memory that fits it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    described = torch.cat([describe(chunk.float()) for chunk in mels.split(CHUNK)])
-    described = (described - described.mean(dim=0)) / described.std(dim=0).clamp(min=1e-3)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = nn.LazyLinear(described.shape[1])
-        head(F.silu(layers(condition(torch.arange(2), generator))))
-    parameters = [*layers.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
-    errors = []
-    for _ in range(steps):
-        chosen = torch.randint(len(mels), (BATCH,), generator=generator)
-        loss = F.mse_loss(head(F.silu(layers(condition(chosen, generator)))), described[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        errors.append(loss.item())
-    last = errors[-max(1, steps // 10) :]
-    return 1 - sum(last) / len(last)
+    base = required(base, ConditionTask.part)
+    if recipe.model:
+        raise ConfigError(
+            f"the recipe sets model.{next(iter(recipe.model))}; the networks are the base's: leave it out"
+        )
+    task = ConditionTaskConfig.from_dict(recipe.task)
+    if not (base / "memory").is_dir():
+        raise CheckpointError(f"{base} has no memory to learn from; fill one with `train memory` first")
+    memory = PictureMemory.load(base / "memory")
+    networks = {name: Denoiser.load(base / name) for name in NETWORKS if name == "denoiser" or (base / name).is_dir()}
+    dataset = load_features(data, base / "clip", MelConfig(), pictures=task.pictures)
+    size = dataset.embeddings.shape[-1]
+    sizes = {"memory": memory.config.embedding_dim, **{n: v.config.embedding_dim for n, v in networks.items()}}
+    for name, found in sizes.items():
+        if found != size:
+            raise CheckpointError(f"the {name}'s embedding_dim is {found}, the data's {size}; train it anew")
+    result = ConditionTask(networks, memory, task, dataset, recipe.training.seed)
+    if Index.read(data).counts.get("test", 0):
+        test = load_features(data, base / "clip", MelConfig(), pictures=task.pictures, split="test")
+        result.heldout = F.normalize(test.embeddings.flatten(0, 1).float(), dim=-1)
+    return result

@@ -20,9 +20,9 @@ from clipsonic.denoiser import Denoiser
 from clipsonic.errors import CheckpointError, ConfigError
 from clipsonic.shards import clip_sha256
 from clipsonic.storage import CONFIG_NAME, write_text
-from clipsonic.training.condition import pretrain
 from clipsonic.training.draws import rows
 from clipsonic.training.features import FrameSoundDataset, load_features
+from clipsonic.training.head_start import pretrain
 from clipsonic.training.loop import Task
 from clipsonic.training.recipe import Recipe
 from clipsonic.training.samples import write_samples
@@ -68,7 +68,7 @@ class DenoiserTaskConfig(Config):
     whiten: bool = False
     """Train behind a map that whitens the embeddings (see `whitening`); the finished model is an ordinary one."""
     condition_steps: int = 0
-    """Steps of the head start that a new model's condition is given (see `condition`)."""
+    """Steps of the head start that a new model's condition is given (see `head_start`)."""
 
 
 def noise_scheduler(shift: float) -> DDPMScheduler:
