@@ -124,6 +124,8 @@ def test_the_layers_answer_pictures_never_seen_as_they_did_their_projections(tmp
     variance = (told - told.mean(dim=0)).square().mean().item()
     assert figures["denoiser_told_before"] == pytest.approx(1 - missed[0] / variance, abs=0.1)
     assert figures["denoiser_told"] == pytest.approx(1 - missed[1] / variance, abs=0.1)
+    kept = (answers(after, memory(unseen)) - told).square().mean()
+    assert kept < 0.1 * variance, "what is projected already keeps its answer"
     assert (answers(after, nothing) - no_answer).square().mean() < 0.1 * variance, "no condition keeps its answer"
 
 
@@ -266,6 +268,19 @@ def test_no_condition_is_asked_as_often_as_said(task: ConditionTask) -> None:
     batch = {"embeddings": task.dataset.embeddings.float().repeat(250, 1, 1)}
     task.loss(batch, "main", torch.Generator().manual_seed(0))
     assert seen[0].float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_projections_are_asked_for_as_often_as_said(task: ConditionTask) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    task.layers["denoiser"].register_forward_hook(lambda _, given, __: seen.append(given[:2]))
+    batch = {"embeddings": task.dataset.embeddings.float().repeat(250, 1, 1)}
+    for share in (0.0, 0.25, 1.0):
+        task.config = ConditionTaskConfig(embedding_noise=0.1, projected=share)
+        task.loss(batch, "main", torch.Generator().manual_seed(0))
+        asked, projected = seen.pop()
+        assert (asked == projected).all(dim=-1).float().mean().item() == pytest.approx(share, abs=0.03)
+        raw = (asked != projected).any(dim=-1)
+        torch.testing.assert_close(projected[raw], task.memory(asked[raw]))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ class ConditionTaskConfig(Config):
     """A frame is mixed with another video's, of which up to this share is taken."""
     embedding_noise: float = 0.5
     """Gaussian noise of a norm up to this is added to the unit-norm mixtures."""
+    projected: float = 0.25
+    """Share of questions that are themselves projections, which keep their answers: the methods mp and mq ask them."""
     condition_drop: float = 0.1
     """Share of questions that are "no condition", which keeps its answer."""
     pictures: int = 2
@@ -129,8 +131,10 @@ class ConditionTask(Task):
         """Return the networks' mean error."""
         asked = self._ask(batch["embeddings"], generator)
         draw: Any = {"generator": generator, "device": asked.device}
-        dropped = rows(lambda count: torch.rand(count, 1, **draw), len(asked), generator) < self.config.condition_drop
+        draws = rows(lambda count: torch.rand(count, 2, **draw), len(asked), generator)
+        dropped, itself = draws[:, :1] < self.config.condition_drop, draws[:, 1:] < self.config.projected
         projected = self.memory(asked)
+        asked = torch.where(itself, projected, asked)
         errors = {name: layers(asked, projected, dropped) for name, layers in self.layers.items()}
         return torch.stack(list(errors.values())).mean(), {f"{n}_loss": error.item() for n, error in errors.items()}
 
