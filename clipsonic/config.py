@@ -135,6 +135,8 @@ class DenoiserConfig(Config):
     mel_std: float = 2.2
     mel_floor: float = -9.0
     """Natural log; what lies below is inaudible and is drawn as this value while denoising."""
+    embedding_widths: tuple[int, ...] = ()
+    """Of the hidden layers that read the embedding; without any it is one, as wide as the time embedding."""
     frame_attention: bool = False
     """Whether the frames of a video are weighted by how much they have to say, rather than averaged."""
     below_timestep: int = 1000
@@ -154,6 +156,8 @@ class DenoiserConfig(Config):
             raise ConfigError(
                 f"channels is {self.channels}; a transformer's width is a multiple of head_dim {self.head_dim}"
             )
+        if any(width < 1 for width in self.embedding_widths):
+            raise ConfigError(f"embedding_widths is {self.embedding_widths}; allowed: whole numbers from 1")
         if not 0 < self.below_timestep <= 1000:
             raise ConfigError(f"below_timestep is {self.below_timestep}; allowed: 1 to 1000")
 

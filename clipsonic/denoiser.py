@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -37,9 +38,7 @@ class Denoiser(nn.Module):
         else:
             self.unet = _unet(config)
             time_dim = config.channels[0] * 4
-        self.embedding_mlp = nn.Sequential(
-            nn.Linear(config.embedding_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
-        )
+        self.embedding_mlp = mlp(config.embedding_dim, *(config.embedding_widths or (time_dim,)), time_dim)
         self.null_embedding = nn.Parameter(torch.zeros(config.embedding_dim))
         if config.frame_attention:
             self.frame_score = nn.Linear(config.embedding_dim, 1)
@@ -124,6 +123,14 @@ class Denoiser(nn.Module):
         denoiser = cls(DenoiserConfig.load(folder / CONFIG_NAME))
         load_weights(denoiser, folder / WEIGHTS_NAME)
         return denoiser.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Return linear layers between these widths, with SiLU between the layers."""
+    layers: list[nn.Module] = []
+    for into, out in pairwise(widths):
+        layers += [nn.SiLU(), nn.Linear(into, out)]
+    return nn.Sequential(*layers[1:])
 
 
 def _unet(config: DenoiserConfig) -> UNet2DModel:

@@ -43,6 +43,7 @@ def test_json_round_trip(config: Any, tmp_path: Path) -> None:
         ({"embedding_dim": "8"}, "expected int"),
         ({"embedding_dim": True}, "expected int"),
         ({"embedding_dim": 8, "fold": 4}, "expected a list"),
+        ({"embedding_dim": 8, "embedding_widths": [64, 0]}, r"embedding_widths is \(64, 0\); allowed: .* from 1"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from clipsonic.checkpoint import write_index
+from clipsonic.checkpoint import ModelFolder, write_index
 from clipsonic.cli import main
 from clipsonic.clip import ClipEncoder
 from clipsonic.config import DenoiserConfig
@@ -138,6 +138,30 @@ def test_only_those_layers_change_and_the_model_is_whole(base: Path, trained: Pa
     assert torch.isfinite(torch.from_numpy(output.waveforms)).all()
 
 
+def test_new_layers_may_be_wider_and_more(corpus: Path, base: Path, tmp_path: Path) -> None:
+    file = recipe(tmp_path / "r.json", max_steps=3, task={"widths": [40, 24]})
+    assert train(file, corpus, base, tmp_path / "out") == 0
+    for part in ("denoiser", "refiner"):
+        network = ModelFolder.open(tmp_path / "out").part(part)
+        widths = [layer.out_features for layer in network.embedding_mlp if isinstance(layer, torch.nn.Linear)]
+        assert widths[:2] == [40, 24] and len(widths) == 3
+        assert network.config.embedding_widths == (40, 24)
+    # What is trained once more without widths keeps those it has.
+    assert train(recipe(tmp_path / "r.json", max_steps=1), corpus, tmp_path / "out", tmp_path / "again") == 0
+    assert ModelFolder.open(tmp_path / "again").part("denoiser").config.embedding_widths == (40, 24)
+    output = ClipSonicPipeline.from_pretrained(tmp_path / "again", device="cpu")(prompt="a dog", num_inference_steps=2)
+    assert torch.isfinite(torch.from_numpy(output.waveforms)).all()
+
+
+def test_widths_that_cannot_be_are_told(
+    corpus: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(recipe(tmp_path / "r.json", task={"widths": [40, 0]}), corpus, base, tmp_path / "out") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "embedding_widths is (40, 0); allowed: whole numbers from 1" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_log_says_how_much_of_held_out_frames_is_told(trained: Path) -> None:
     lines = read_log(trained)
     assert lines[0]["denoiser_loss"] > 2 * lines[-2]["denoiser_loss"]
@@ -192,9 +216,12 @@ def test_two_micro_batches_of_half_the_size_equal_one(corpus: Path, base: Path, 
     assert len(set(losses[0])) == 5
 
 
+@pytest.mark.parametrize("widths", [[], [24, 20]])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_resumed_training_equals_unbroken(in_place: bool, corpus: Path, base: Path, tmp_path: Path) -> None:
-    file = recipe(tmp_path / "r.json", max_steps=6)
+def test_resumed_training_equals_unbroken(
+    in_place: bool, widths: list[int], corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    file = recipe(tmp_path / "r.json", max_steps=6, task={"widths": widths})
     assert train(file, corpus, base, tmp_path / "whole") == 0
     out = tmp_path / "out"
     model = Path(shutil.copytree(base, out)) if in_place else base

@@ -9,7 +9,9 @@ of two frames (mixup: Zhang et al., arXiv 1710.09412) and noise. No label and no
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipsonic.config import Config, MelConfig
-from clipsonic.denoiser import Denoiser
+from clipsonic.denoiser import Denoiser, mlp
 from clipsonic.errors import CheckpointError, ConfigError
 from clipsonic.memory import PictureMemory
 from clipsonic.shards import Index
@@ -42,6 +44,8 @@ class ConditionTaskConfig(Config):
     """A frame is mixed with another video's, of which up to this share is taken."""
     embedding_noise: float = 0.5
     """Gaussian noise of a norm up to this is added to the unit-norm mixtures."""
+    widths: tuple[int, ...] = ()
+    """Of the new hidden layers (`DenoiserConfig.embedding_widths`); without any they are as wide as the old ones."""
     projected: float = 0.25
     """Share of questions that are themselves projections, which keep their answers: the methods mp and mq ask them."""
     condition_drop: float = 0.1
@@ -57,20 +61,24 @@ class _Layers(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, network: Denoiser, frames: Tensor, projected: Tensor) -> None:
+    def __init__(self, network: Denoiser, widths: Sequence[int], frames: Tensor, projected: Tensor) -> None:
         """Begin anew, at random, behind a map that whitens the frames."""
         super().__init__()
+        self.config = dataclasses.replace(
+            network.config, embedding_widths=tuple(widths) or network.config.embedding_widths
+        )
         self.network = (network,)  # not as a module: it is not trained
         self.teacher = copy.deepcopy(network.embedding_mlp).requires_grad_(False)
-        first, last = (layer for layer in network.embedding_mlp if isinstance(layer, nn.Linear))
-        new = [nn.Linear(layer.in_features, layer.out_features) for layer in (first, last)]
-        whitened = WhitenedLinear(new[0], network.scale(frames), same_function=False)
-        self.student = nn.Sequential(whitened, nn.SiLU(), new[1])
+        layers = [layer for layer in network.embedding_mlp if isinstance(layer, nn.Linear)]
+        hidden = widths or [layer.out_features for layer in layers[:-1]]
+        self.student = mlp(layers[0].in_features, *hidden, layers[-1].out_features)
+        self.student[0] = WhitenedLinear(self.student[0], network.scale(frames), same_function=False)  # type: ignore[arg-type]
         with torch.no_grad():
             told = self.teacher(network.scale(projected))
         self.register_buffer("null", network.null_embedding.detach().clone())
         self.register_buffer("mean", told.mean(dim=0))
         self.register_buffer("spread", told.std(dim=0).mean())
+        self.register_load_state_dict_pre_hook(_resize_teacher)
 
     def forward(self, asked: Tensor, projected: Tensor, dropped: Tensor) -> Tensor:
         """Return the mean squared error of the conditions in units of their standard deviation.
@@ -94,10 +102,20 @@ class _Layers(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the network with its new layers."""
-        first, activation, last = self.student
-        plain = nn.Sequential(first.fold(), activation, copy.deepcopy(last)).cpu()  # type: ignore[operator]
-        self.network[0].embedding_mlp = plain
-        self.network[0].save(folder)
+        (network,) = self.network
+        plain = copy.deepcopy(self.student)
+        plain[0] = plain[0].fold()  # type: ignore[operator]
+        network.embedding_mlp = plain.cpu()
+        network.config = self.config
+        network.save(folder)
+
+
+def _resize_teacher(layers: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Make room for the old layers of a state: their network may since have been saved over, with new widths."""
+    pattern = re.compile(re.escape(f"{prefix}teacher.") + r"\d+\.weight")
+    weights = [state[name] for name in sorted(filter(pattern.fullmatch, state))]
+    if weights:
+        layers.teacher = mlp(weights[0].shape[1], *map(len, weights)).requires_grad_(False).to(weights[0].device)
 
 
 class ConditionTask(Task):
@@ -123,7 +141,7 @@ class ConditionTask(Task):
         projected = memory(frames)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = {name: _Layers(network, frames, projected) for name, network in networks.items()}
+            layers = {name: _Layers(network, task.widths, frames, projected) for name, network in networks.items()}
         self.layers = layers
         self.trained = nn.ModuleDict(layers)
 
