@@ -3,7 +3,8 @@
 A denoiser is asked, while it learns, what its training frames sound like and nothing between them; a picture of later
 lies between them. The memory knows what is there: the mean of the training videos near by. Here the layers learn that
 from it, and then need no memory: knowledge distillation (Hinton et al., arXiv 1503.02531), the questions being mixtures
-of two frames (mixup: Zhang et al., arXiv 1710.09412) and noise. No label and no text is read, and no sound is needed.
+of two frames (mixup: Zhang et al., arXiv 1710.09412) and noise, as loud as needed to reach from pictures to where texts
+lie (CapDec: Nukrai et al., arXiv 2211.00575). No label and no text is read, and no sound is needed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ConditionTaskConfig(Config):
 
     mixture: float = 0.5
     """A frame is mixed with another video's, of which up to this share is taken."""
-    embedding_noise: float = 0.5
+    embedding_noise: float = 1.0
     """Gaussian noise of a norm up to this is added to the unit-norm mixtures."""
     widths: tuple[int, ...] = ()
     """Of the new hidden layers (`DenoiserConfig.embedding_widths`); without any they are as wide as the old ones."""
