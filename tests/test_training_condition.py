@@ -216,7 +216,7 @@ def test_two_micro_batches_of_half_the_size_equal_one(corpus: Path, base: Path, 
     assert len(set(losses[0])) == 5
 
 
-@pytest.mark.parametrize("widths", [[], [24, 20]])
+@pytest.mark.parametrize("widths", [[], [24, 20], [24, 22, 20, 18, 16, 14]])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_resumed_training_equals_unbroken(
     in_place: bool, widths: list[int], corpus: Path, base: Path, tmp_path: Path

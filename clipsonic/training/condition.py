@@ -114,7 +114,7 @@ class _Layers(nn.Module):
 def _resize_teacher(layers: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for the old layers of a state: their network may since have been saved over, with new widths."""
     pattern = re.compile(re.escape(f"{prefix}teacher.") + r"\d+\.weight")
-    weights = [state[name] for name in sorted(filter(pattern.fullmatch, state))]
+    weights = [state[name] for name in filter(pattern.fullmatch, state)]
     if weights:
         layers.teacher = mlp(weights[0].shape[1], *map(len, weights)).requires_grad_(False).to(weights[0].device)
 
