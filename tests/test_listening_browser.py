@@ -241,7 +241,7 @@ def test_pairs(url: str, sets: Path, visit: Callable[..., sync_api.Page]) -> Non
     heading(page, "Listen and rate")
     press(page, "Play A")
     page.get_by_role("button", name="Play A").wait_for()
-    page.wait_for_function("!document.querySelector('.playing')")
+    sync_api.expect(page.locator(".playing")).to_have_count(0, timeout=PATIENCE_MS)
     assert page.get_by_role("radio").first.is_disabled(), "B was not heard yet"
     press(page, "Play B")
     sync_api.expect(page.get_by_role("radio").first).to_be_enabled(timeout=PATIENCE_MS)
