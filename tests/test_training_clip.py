@@ -195,13 +195,15 @@ def test_features_made_up_for_a_class_are_of_that_class() -> None:
     centred = features[:, 0] - features.mean(dim=(0, 1))
     within = (features[:, 0] - means.repeat(40, 1)).T.cov()
     classifier = (means - means.mean(dim=0)) @ torch.linalg.inv(within)
-    made_up = class_features(classifier, features, 2, torch.Generator().manual_seed(0))
+    made_up = class_features(classifier, range(10), features, 2, torch.Generator().manual_seed(0))
     logits = (made_up[:, 0] - features.mean(dim=(0, 1))) @ classifier.T - 0.5 * (
         (means - means.mean(dim=0)) * classifier
     ).sum(dim=1)
     assert made_up.shape == (10, 2, 32)
     assert (logits.argmax(dim=1) == torch.arange(10)).float().mean() > 0.7
     assert centred.shape == (400, 32)
+    alone = class_features(classifier, [3], features, 1, torch.Generator().manual_seed(0))[0, 0]
+    assert torch.cosine_similarity(alone - means.mean(dim=0), means - means.mean(dim=0)).argmax() == 3
 
 
 def test_a_view_is_a_square_and_the_first_is_always_the_same() -> None:

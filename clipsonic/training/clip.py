@@ -308,5 +308,5 @@ def all_features(data: Path, pairs: list[PictureName], trunk: nn.Module, preproc
     if not indices:
         return seen
     _, classifier = image_weights(data / "towers")
-    made_up = class_features(classifier[indices], seen.float(), views, torch.Generator().manual_seed(0))
+    made_up = class_features(classifier, indices, seen.float(), views, torch.Generator().manual_seed(0))
     return torch.cat([seen, made_up.half()])

@@ -6,6 +6,7 @@ shared space start from nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,26 +116,29 @@ def _find(towers: Path, pattern: str) -> Path:
     return path
 
 
-def class_features(classifier: Tensor, features: Tensor, views: int, generator: torch.Generator) -> Tensor:
-    """Make up features of ImageNet's classes, of which there are no pictures, from the classifier's weights.
+def class_features(
+    classifier: Tensor, classes: Sequence[int], features: Tensor, views: int, generator: torch.Generator
+) -> Tensor:
+    """Make up features of some of ImageNet's classes, of which there are no pictures, from the classifier's weights.
 
     For a linear classifier of Gaussian classes with a common covariance, a class' weights are that covariance's
     inverse times its mean; multiplying by the covariance of real features gives the mean's direction back.
 
     Args:
-        classifier: Weights, shape (1000, width).
+        classifier: Weights of all classes, shape (1000, width).
+        classes: Which are asked for.
         features: Features of real pictures, float32, shape (pictures, views, width).
         views: How many variations of each class.
         generator: Draws the variations: differences between views of real pictures.
 
     Returns:
-        float32, shape (1000, views, width).
+        float32, shape (len(classes), views, width).
     """
     mean = features.mean(dim=(0, 1))
     centred = features[:, 0] - mean
     directions = classifier @ (centred.T @ centred / len(centred))
-    directions = directions - directions.mean(dim=0)
+    directions = (directions - directions.mean(dim=0))[list(classes)]
     directions = directions * (centred.norm(dim=1).mean() / directions.norm(dim=1, keepdim=True))
     between = (features - features.mean(dim=1, keepdim=True)).flatten(0, 1)
-    drawn = between[torch.randint(len(between), (len(classifier), views), generator=generator)]
+    drawn = between[torch.randint(len(between), (len(classes), views), generator=generator)]
     return (mean + directions[:, None] + drawn).clamp(min=0)
