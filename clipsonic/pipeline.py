@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipsonic.checkpoint import ModelFolder
-from clipsonic.conditioning import condition, mean_direction
+from clipsonic.conditioning import Conditions, condition, mean_direction
 from clipsonic.config import GenerationSettings
 from clipsonic.device import Accelerator, memory_told
 from clipsonic.errors import SettingsError
@@ -153,12 +153,9 @@ class ClipSonicPipeline:
             OutOfMemoryError: The device has too little memory even for a batch of one.
             Cancelled: The callback asked to stop.
         """
-        settings = _settle(settings, overrides, generator)
-        queries = read_queries(settings, prompt=prompt, image=image, video=video, audio=audio)
-        end = read_toward(toward)
-        check_methods(queries, settings, self.folder.index.name, tuple(self.folder.index.parts))
-        items, run = list_items(queries, settings), Run(self.folder, callback)
-        conditions = condition(run, queries, items, end, settings)
+        settings, run = _settle(settings, overrides, generator), Run(self.folder, callback)
+        sources = {"prompt": prompt, "image": image, "video": video, "audio": audio}
+        items, end, conditions = self._condition(run, settings, toward, sources)
         renderings = render(
             run,
             conditions.embeddings,
@@ -182,6 +179,52 @@ class ClipSonicPipeline:
             model=self.folder.index.name,
             model_sha256=self.folder.sha256,
         )
+
+    @torch.inference_mode()
+    def embed(
+        self,
+        prompt: str | list[str] | tuple[str, ...] | None = None,
+        image: Picture | list[Picture] | tuple[Picture, ...] | None = None,
+        *,
+        video: VideoSource | list[VideoSource] | tuple[VideoSource, ...] | None = None,
+        audio: SoundSource | list[SoundSource] | None = None,
+        toward: str | Picture | None = None,
+        settings: GenerationSettings | None = None,
+        callback: Callback | None = None,
+        **overrides: Any,
+    ) -> list[Tensor]:
+        """Return what a call would give the denoiser, and make no sound of it: the upper half of a call.
+
+        Args:
+            prompt: As in a call.
+            image: As in a call.
+            video: As in a call.
+            audio: As in a call.
+            toward: As in a call.
+            settings: Methods, template, prior, variations, morph and seed; the defaults if left out. There is no
+                sound to choose by: `candidates` has no say.
+            callback: As in a call.
+            **overrides: Single fields of the settings.
+
+        Returns:
+            One tensor a sound, in the order of a call's sounds: L2-normalised, float32, on the CPU, shape
+            (1, embedding_dim), or (windows, embedding_dim) for a video. `render` takes them.
+
+        Raises:
+            ClipSonicError: As in a call.
+        """
+        sources = {"prompt": prompt, "image": image, "video": video, "audio": audio}
+        settled = dataclasses.replace(_settle(settings, overrides, None), candidates=1)
+        return self._condition(Run(self.folder, callback), settled, toward, sources)[2].embeddings
+
+    def _condition(
+        self, run: Run, settings: GenerationSettings, toward: str | Picture | None, sources: dict[str, Any]
+    ) -> tuple[list[Item], Query | None, Conditions]:
+        """Read what is asked, and embed it: the items, what they are morphed towards, and their conditions."""
+        queries, end = read_queries(settings, **sources), read_toward(toward)
+        check_methods(queries, settings, self.folder.index.name, tuple(self.folder.index.parts))
+        items = list_items(queries, settings)
+        return items, end, condition(run, queries, items, end, settings)
 
     @torch.inference_mode()
     def render(

@@ -25,7 +25,8 @@ from clipsonic.evaluation.cli import sweep
 from clipsonic.evaluation.corpus import PROMPTS, choose_things, read_held, read_pairs
 from clipsonic.evaluation.nearest import Gallery
 from clipsonic.evaluation.report import Interval, Report
-from clipsonic.evaluation.sets import frame_queries, prompt_queries
+from clipsonic.evaluation.sets import Query, canonical_prompts, frame_queries, prompt_queries
+from clipsonic.evaluation.understood import Understanding
 from clipsonic.pipeline import ClipSonicPipeline
 from clipsonic.shards import Index, Label, Sample, ShardWriter, read_labels, read_samples, write_labels
 
@@ -235,6 +236,43 @@ def check_the_oracle(out: Path, model: Path, shards: Path) -> None:
         assert np.abs(made - other).max() > 0.01
 
 
+def check_the_conditions(report: dict, model: Path, shards: Path) -> None:
+    """Tell by hand which names the denoiser takes for the right thing."""
+    pipeline = ClipSonicPipeline.from_pretrained(model, device="cpu")
+    denoiser, clip = pipeline.folder.part("denoiser"), pipeline.folder.part("clip")
+
+    def read(embedding: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return denoiser.embedding_mlp(embedding * embedding.numel() ** 0.5)
+
+    known, labels = set(read_bank(shards, SpectralEmbedder(device="cpu").embed).keys), read_labels(shards)
+    frames: dict[str, list[torch.Tensor]] = {}
+    for sample in read_samples(shards, "train"):
+        if sample.key in known:
+            frames.setdefault(labels[sample.key].label, []).append(clip.encode_images(sample.frames[:1])[0])
+    centres = {label: read(torch.nn.functional.normalize(sum(rows), dim=0)) for label, rows in frames.items()}
+    for thing, found in report["things"]["zs"]["condition"].items():
+        asked = read(clip.encode_text([f"a photo of {canonical_prompts([thing])[thing]}"])[0])
+        assert found == (min(centres, key=lambda label: (centres[label] - asked).norm()) == thing)
+    assert report["rows"]["zs"]["condition"]["n"] == 6
+
+
+def test_conditions_of_the_right_thing_are_told_from_others(shards, listening_model, tmp_path):
+    pipeline = ClipSonicPipeline.from_pretrained(listening_model, device="cpu")
+    known = read_bank(shards, SpectralEmbedder(device="cpu").embed, cache=tmp_path)
+    gallery = Gallery(shards, pipeline.folder, known, tmp_path)
+    understanding = Understanding(pipeline, gallery)
+    settings = GenerationSettings(prior_num_inference_steps=1)
+    things = gallery.things
+    pipeline.embed = lambda prompt, settings: [gallery.centre(prompt[0])[None]]
+    right = [Query(label=thing, prompt=thing, seeds=2) for thing in things]
+    wrong = [Query(label=thing, prompt=other) for thing, other in zip(things, things[1:] + things[:1], strict=True)]
+    unknown = [Query(label="nothing here", prompt=things[0])]
+    assert understanding.hits(right, settings, "zs").tolist() == [1.0] * 2 * len(things)
+    assert understanding.hits(wrong, settings, "zs").tolist() == [0.0] * len(things)
+    assert understanding.hits(unknown, settings, "zs").tolist() == [0.0]
+
+
 @pytest.mark.timeout(300)
 def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "AisfxEmbedder", SpectralEmbedder)
@@ -256,10 +294,13 @@ def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_
     assert set(rows) == made | {"real", "vocoder", "retrieval-iq", "retrieval-zs", "chance", "peer"}
     assert rows["iq"]["top5"]["n"] == rows["unconditional"]["top5"]["n"] == rows["oracle"]["top5"]["n"] == 6
     assert {"kl", "accuracy", "clip_picture", "clip_prompt", "nearest", "copies", "diversity"} <= rows["iq"].keys()
+    assert {name for name, row in rows.items() if "condition" in row} == {"iq", "zs", "pd", "aq"} | {
+        "zs-free-form", "pd-free-form"
+    }  # fmt: skip
     assert set(rows["iq"]["kl"]) == {"value", "low", "high", "n"}
     assert rows["real"]["accuracy"]["value"] == rows["real"]["top1"]["value"] == 1.0
     assert rows["retrieval-iq"]["copies"]["value"] == 1.0 > rows["iq"]["copies"]["value"]
-    assert rows["tta"] == rows["zs"]
+    assert rows["tta"] == {metric: cell for metric, cell in rows["zs"].items() if metric != "condition"}
     assert set(report["comparisons"]["clip_picture"]) >= {"iq − pd", "pd − zs", "zs − unconditional", "oracle − iq"}
     check_what_was_left_out(report["left_out"])
     sounds = sorted((out / "sounds" / "corpus" / "iq").glob("*.flac"))
@@ -267,6 +308,7 @@ def test_evaluate_command_writes_report_and_sounds(shards, listening_model, tmp_
     assert read_tags(sounds[0])["method"] == "iq"
     check_page(out)
     check_the_oracle(out, listening_model, shards)
+    check_the_conditions(report, listening_model, shards)
     text = card.read_text()
     assert text.startswith("# Card\n\n<!-- evaluation:begin -->\nModel `")
     assert text.endswith("<!-- evaluation:end -->\n\nEnd.\n")

@@ -123,6 +123,24 @@ def test_guidance_one_is_plain_sampling_and_ignores_the_negative_prompt(tiny_pip
     assert same(plain.audios[0], other.audios[0])
 
 
+def test_the_two_halves_of_a_call_give_what_the_call_gives(tiny_pipeline: ClipSonicPipeline) -> None:
+    how: dict[str, object] = {"methods": ("zs", "pd", "iq"), "seed": 5, "num_audios": 2, "num_inference_steps": 2}
+    output = tiny_pipeline(["a dog", "a cat"], PICTURE, **how)
+    embeddings = tiny_pipeline.embed(["a dog", "a cat"], PICTURE, **how, candidates=3)
+    assert (
+        [tuple(row.shape) for row in embeddings]
+        == [(1, EMBEDDING_DIM)] * len(output.audios)
+        == [(1, EMBEDDING_DIM)] * 10
+    )
+    for audio, row in zip(output.audios, embeddings, strict=True):
+        np.testing.assert_allclose(row[0], audio.embedding, atol=1e-6)
+    again = tiny_pipeline.render(embeddings, [audio.seed for audio in output.audios], num_inference_steps=2)
+    for audio, rendering in zip(output.audios, again, strict=True):
+        np.testing.assert_allclose(rendering.waveform, audio.waveform, atol=1e-4)
+    with pytest.raises(PromptError, match="neither a prompt nor a picture"):
+        tiny_pipeline.embed()
+
+
 def test_a_generator_draws_the_seed(tiny_pipeline: ClipSonicPipeline) -> None:
     generator = torch.Generator().manual_seed(1)
     one = tiny_pipeline("dog", settings=FAST, generator=generator)

@@ -12,8 +12,8 @@ from clipsonic.evaluation.report import COLUMNS, Interval, table
 from clipsonic.storage import write_text
 
 MARK = "evaluation"
-METRICS = ("fad", "clap", "clip_picture", "clip_prompt", "kl", "accuracy", "top1", "top5")
-COMPARED = ("accuracy", "top5", "clip_picture", "clip_prompt")
+METRICS = ("fad", "clap", "clip_picture", "clip_prompt", "kl", "accuracy", "top1", "top5", "condition")
+COMPARED = ("accuracy", "top5", "clip_picture", "clip_prompt", "condition")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

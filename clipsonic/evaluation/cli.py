@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SETS = ("corpus", "free-form", "pictures")
 BASELINES = ("vocoder", "oracle", "unconditional", "retrieval")
-METRICS = ("fad", "clap", "clip", "kl", "accuracy", "judge", "copies", "diversity")
+METRICS = ("fad", "clap", "clip", "kl", "accuracy", "judge", "copies", "diversity", "condition")
 EMBEDDINGS = ("aisfx", "vggish", "clap", "panns")
 _RESERVED = ("real", "chance", "retrieval-iq", "retrieval-zs", *METHODS, *BASELINES)
 ROOT = Path(__file__).resolve().parents[2]

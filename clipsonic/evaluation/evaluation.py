@@ -49,6 +49,8 @@ def evaluate(plan: Plan) -> Report:
     chance: Row | None = None
     for row in bench.rows():
         found = measures.measure(row.sounds, real=row.name == REAL)
+        if row.understood is not None:
+            found.add("condition", row.understood, row.sounds.labels)
         _add(report, row, found)
         page.add(row.name, row.sounds)
         if chance is None and row.of_corpus and row.name.split()[0] in pipeline.methods:

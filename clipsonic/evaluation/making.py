@@ -96,7 +96,7 @@ class Maker:
                 write_audio(paths[id(query), methods[0]], rendering.waveform, self.pipeline.sample_rate)
             return
         overrides: dict[str, Any] = {"methods": methods, "seed": seed, "num_audios": 1}
-        output = self.pipeline(**_asked(queries), settings=settings, **overrides)
+        output = self.pipeline(**asked(queries), settings=settings, **overrides)
         for number, audio in enumerate(output.audios):
             path = paths[id(queries[number // len(methods)]), audio.method]
             write_audio(path, audio.waveform, output.sample_rate, output.tags(audio))
@@ -138,7 +138,7 @@ def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
             yield [job for own in groups[start : start + CHUNK] for job in own]
 
 
-def _asked(queries: Sequence[Query]) -> dict[str, Any]:
+def asked(queries: Sequence[Query]) -> dict[str, Any]:
     """Return the queries as the pipeline takes them."""
     first = queries[0]
     if first.prompt is not None:

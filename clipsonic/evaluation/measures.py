@@ -20,7 +20,7 @@ from clipsonic.evaluation.report import Interval
 from clipsonic.evaluation.scores import ClapScorer, ClipScorer
 from clipsonic.evaluation.sets import Sounds
 
-METRICS = ("fad", "clap", "clip", "kl", "accuracy", "judge", "copies", "diversity")
+METRICS = ("fad", "clap", "clip", "kl", "accuracy", "judge", "copies", "diversity", "condition")
 OFFLINE = tuple(name for name in METRICS if name != "clap")
 
 Array = NDArray[np.float64]

@@ -68,6 +68,11 @@ class Gallery:
             kept |= dict(zip(keys, self._clip.encode_images(frames).cpu().clone(), strict=True))
         return {key: row.contiguous().clone() for key, row in kept.items()}
 
+    @property
+    def things(self) -> list[str]:
+        """The things that there are frames of."""
+        return sorted({label for key in self._keys if (label := self._labels[key])})
+
     def centre(self, label: str) -> Tensor:
         """Return the mean of a thing's frames, one of each of its sounds in the bank.
 

@@ -24,6 +24,7 @@ COLUMNS = {
     "nearest": "nearest training sound",
     "copies": "nearer than takes",
     "diversity": "diversity",
+    "condition": "condition R@1 ↑",
 }
 """How metrics are headed for people; the arrow points to what is better."""
 MEANINGS = {
@@ -39,6 +40,8 @@ MEANINGS = {
     "nearest": "cosine to the nearest training sound.",
     "copies": "share of sounds nearer to a training sound than two takes of one recording are to each other.",
     "diversity": "mean distance, 1 - cosine, between the sounds of one thing.",
+    "condition": "share of conditions that the denoiser takes for the right thing: its layers that read an embedding "
+    "put them nearer to the mean of that thing's training frames than to any other thing's.",
 }
 
 

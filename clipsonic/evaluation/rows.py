@@ -25,6 +25,7 @@ from clipsonic.evaluation.sets import (
     real_sounds,
     sound_queries,
 )
+from clipsonic.evaluation.understood import Array, Understanding
 from clipsonic.methods import AUDIO_METHODS, IMAGE_METHODS, METHODS
 from clipsonic.pipeline import ClipSonicPipeline
 
@@ -104,6 +105,7 @@ class Row:
         sounds: What is measured.
         note: What it is, for people.
         left_out: What of it could not be measured.
+        understood: For each sound 1 where its query was, see `understood`, and 0 where not; None if nobody looked.
         of_corpus: Whether it asks for the corpus's things as the other rows do, so that they can be compared in pairs.
     """
 
@@ -111,6 +113,7 @@ class Row:
     sounds: Sounds
     note: str
     left_out: tuple[str, ...] = ()
+    understood: Array | None = None
     of_corpus: bool = True
 
 
@@ -144,6 +147,11 @@ class Bench:
         """The training frames, embedded when they are first asked for."""
         return Gallery(self.plan.data, self.pipeline.folder, self.bank, DEFAULT_CACHE)
 
+    @cached_property
+    def understanding(self) -> Understanding | None:
+        """What tells which conditions were understood, if that is to be measured."""
+        return Understanding(self.pipeline, self.gallery) if "condition" in self.plan.metrics else None
+
     def wants(self, row: str) -> bool:
         """Return whether a baseline of the corpus is to be made."""
         return "corpus" in self.plan.sets and (not self.plan.methods or row in self.plan.methods)
@@ -169,7 +177,8 @@ class Bench:
                 for method, sounds in maker.make(queries, settings, methods, group or "corpus").items():
                     name = f"{method}{'-' + group if group else ''}{suffix}"
                     note = f"{NOTES[group]} ({method})" if group else NOTES[method]
-                    yield Row(name=name, sounds=sounds, note=note, of_corpus=not group)
+                    found = self.understanding.hits(queries, settings, method) if self.understanding else None
+                    yield Row(name=name, sounds=sounds, note=note, understood=found, of_corpus=not group)
         base = next(iter(self.plan.settings.values()))
         if self.wants(UNCONDITIONAL):
             made = maker.make(self._asked("zs"), base, [UNCONDITIONAL], "corpus")[UNCONDITIONAL]
