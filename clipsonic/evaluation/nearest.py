@@ -49,7 +49,9 @@ class Gallery:
                 save_file(kept, temporary)
         self._keys = [key for key in bank.keys if key in kept]
         if not self._keys:
-            raise DataError(f"{folder} has no training frames; leave out the methods retrieval and oracle")
+            raise DataError(
+                f"{folder} has no training frames; leave out the methods retrieval and oracle and the metric condition"
+            )
         self._frames = torch.stack([kept[key] for key in self._keys])
         self._labels = dict(zip(bank.keys, bank.labels, strict=True))
 
